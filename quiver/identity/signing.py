@@ -1,0 +1,81 @@
+"""The exact bytes that are signed: fixed-width, big-endian, never a re-encoding (docs/protocol.md, Signed bytes)."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+from quiver.ids import Address, ChannelId, PeerId, compute_domain
+from quiver.values.ledger import Leaf
+from quiver.values.offer import Offer
+from quiver.values.receipt import ReceiptBody
+
+RECEIPT_TAG = b"QUIVer/receipt/v1"
+ACK_TAG = b"QUIVer/ack/v1"
+AUTHORISE_TAG = b"QUIVer/authorise/v1"
+OFFER_TAG = b"QUIVer/offer/v1"
+VERSION = 1
+
+_RECEIPT = struct.Struct(">BQ20s32s16sQ32s20s32s32s32sIIQQQ")
+RECEIPT_BYTES = _RECEIPT.size
+_ACK = struct.Struct(">32sQQQ32s")
+_LEAF = struct.Struct(">BQ32sQQQ32s")
+
+
+def receipt_bytes(body: ReceiptBody) -> bytes:
+    """265 bytes. ver1 chain8 contract20 channel32 request16 seq8 provider32 payer20 req32 resp32 model32 in4 out4 amount8 cum8 ms8."""
+    return _RECEIPT.pack(
+        VERSION, body.chain_id, body.contract, body.channel, body.request_id, body.seq, body.provider_key, body.payer,
+        body.request_hash, body.response_hash, body.model, body.prompt_tokens, body.completion_tokens,
+        body.amount, body.cum, body.issued_ms,
+    )  # fmt: skip
+
+
+def receipt_digest(body: ReceiptBody) -> bytes:
+    """SHA-256(tag | receipt_bytes): what Ed25519 signs."""
+    return hashlib.sha256(RECEIPT_TAG + receipt_bytes(body)).digest()
+
+
+def next_head(head: bytes, digest: bytes) -> bytes:
+    """SHA-256(previous head | receipt digest); the first head is 32 zero bytes."""
+    return hashlib.sha256(head + digest).digest()
+
+
+def ack_domain(chain_id: int, contract: Address) -> bytes:
+    """D of the specification."""
+    return compute_domain(ACK_TAG, chain_id, contract)
+
+
+def ack_digest(domain: bytes, channel: ChannelId, cum: int, seq: int, head: bytes) -> bytes:
+    """SHA-256(D | channel32 | cum16 | seq8 | head32)."""
+    return hashlib.sha256(domain + _ACK.pack(channel, 0, cum, seq, head)).digest()
+
+
+def authorise_digest(
+    chain_id: int, contract: Address, channel: ChannelId, gateway: PeerId, provider: PeerId, expires_ms: int
+) -> bytes:
+    """SHA-256(domain | channel32 | SHA-256(gateway) | SHA-256(provider) | expires8): hashes make peer ids fixed-width."""
+    domain = compute_domain(AUTHORISE_TAG, chain_id, contract)
+    parties = hashlib.sha256(gateway).digest() + hashlib.sha256(provider).digest()
+    return hashlib.sha256(domain + channel + parties + expires_ms.to_bytes(8, "big")).digest()
+
+
+def leaf_bytes(leaf: Leaf) -> bytes:
+    """97 bytes: 0x00 | epoch8 | channel32 | cum16 | seq8 | head32."""
+    return _LEAF.pack(0, leaf.epoch, leaf.channel, 0, leaf.cum, leaf.seq, leaf.head)
+
+
+def offer_bytes(offer: Offer) -> bytes:
+    """Tag, then each field fixed-width; texts as SHA-256, speeds in thousandths of a token per second."""
+    return OFFER_TAG + struct.pack(
+        ">32s32s32s32sQQQ32sIQQ20sQ20sQQ",
+        hashlib.sha256(offer.provider).digest(), offer.public_key, offer.model, hashlib.sha256(offer.name.encode()).digest(),
+        offer.prompt_price, offer.completion_price, offer.minimum_credits, hashlib.sha256(offer.hardware.encode()).digest(),
+        offer.slots, round(offer.prefill_tps * 1000), round(offer.decode_tps * 1000), offer.payout, offer.chain_id,
+        offer.contract, offer.generation, offer.expires_ms,
+    )  # fmt: skip
+
+
+def request_hash(request_id: bytes, model: bytes, max_tokens: int, body: bytes) -> bytes:
+    """SHA-256(request id | model | max_tokens8 | SHA-256(body)): what both sides mean by 'this request'."""
+    return hashlib.sha256(request_id + model + max_tokens.to_bytes(8, "big") + hashlib.sha256(body).digest()).digest()

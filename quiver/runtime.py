@@ -1,0 +1,141 @@
+"""What a role is given: the ports in one bundle, and the few concurrency tools protocol code may use.
+
+Works on any asyncio loop. Order is always explicit: tasks are cancelled and awaited in the order they were started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from quiver.errors import DeadlineExceeded, UsageError
+from quiver.params import Params
+from quiver.ports import Clock, Ledger, Signer, Store, Trace, Transport, Verifier
+
+
+class Deadline:
+    """`async with Deadline(seconds)`: the body raises `DeadlineExceeded` when it takes longer. Serves `Clock.deadline`."""
+
+    __slots__ = ("_seconds", "_task", "_timer", "_expired", "_cancelling")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._expired = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise UsageError("a deadline needs a task around it")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._timer = asyncio.get_running_loop().call_later(max(self._seconds, 0.0), self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        # Only our own cancellation becomes an error; one from outside goes on.
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise DeadlineExceeded(f"not done within {self._seconds:g} s") from error
+
+
+class Nursery:
+    """Tasks that end with the block. The first failure cancels the others, in the order they were started."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._failure: BaseException | None = None
+        self._owner: asyncio.Task[Any] | None = None
+        self._interrupted = False
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
+        """Run `coroutine` beside the block. Finished tasks are forgotten, so a long-lived nursery stays small."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if self._failure is None:
+            self._failure = error
+            self.cancel()
+            if self._owner is not None and not self._interrupted:
+                self._interrupted = True
+                self._owner.cancel()
+
+    def cancel(self) -> None:
+        """Cancel every task, first started first."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def __aenter__(self) -> Nursery:
+        self._owner = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        owner, self._owner = self._owner, None
+        if self._interrupted and owner is not None:
+            owner.uncancel()
+        if error is not None:
+            self.cancel()
+        while self._tasks:
+            try:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+            except asyncio.CancelledError:
+                self.cancel()
+                if error is None and self._failure is None:
+                    error = asyncio.CancelledError()
+        if self._failure is not None and (error is None or isinstance(error, asyncio.CancelledError)):
+            raise self._failure
+        if kind is None and error is not None:
+            raise error
+
+
+async def race(*coroutines: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
+    """(position, result) of the first to finish; the lower position wins a tie. The others are cancelled and awaited in order."""
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(coroutine) for coroutine in coroutines]
+    first: asyncio.Future[None] = loop.create_future()
+    for task in tasks:
+        task.add_done_callback(lambda _: first.done() or first.set_result(None))
+    try:
+        await first
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for position, task in enumerate(tasks):
+        if not task.cancelled():
+            return position, task.result()
+    raise asyncio.CancelledError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The ports of one node."""
+
+    clock: Clock
+    transport: Transport
+    store: Store
+    signer: Signer
+    verifier: Verifier
+    ledger: Ledger
+    trace: Trace
+    rng: random.Random
+    params: Params

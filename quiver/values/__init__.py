@@ -1,0 +1,1 @@
+"""Frozen values that move between rooms. One concept a file."""

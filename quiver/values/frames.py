@@ -1,0 +1,186 @@
+"""Frames of `/quiver/inference/1.0.0`, `/quiver/acks/1.0.0` and `/quiver/receipts/1.0.0`: the table in docs/protocol.md.
+
+Tags are one or two letters because they travel with every frame. Every frame of a request names it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quiver.ids import Address, ChannelId, ModelId, PeerId, RequestId
+from quiver.values.ledger import Commitment, Leaf, Proof
+from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
+from quiver.values.request import Dialect, Qos
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Base: arrays on the wire; a reader ignores trailing fields it does not know (a newer minor version)."""
+
+
+class Authorise(Frame, tag="A"):
+    """Payer -> provider, first frame of a connection: proof that this gateway may spend from this channel."""
+
+    channel: ChannelId
+    payer: Address
+    session: Address
+    gateway: PeerId
+    provider: PeerId
+    expires_ms: int
+    signature: bytes
+    "Session key over `authorise_digest`."
+    head: ChannelHead
+    "Where the payer thinks the channel stands."
+    last: Acknowledgement | None = None
+
+
+class Authorised(Frame, tag="a"):
+    """Provider -> payer: accepted; where the provider thinks the channel stands, and receipts not yet acknowledged."""
+
+    channel: ChannelId
+    head: ChannelHead
+    unacknowledged: tuple[SignedReceipt, ...] = ()
+
+
+class Open(Frame, tag="O"):
+    """Payer -> provider: a request."""
+
+    request_id: RequestId
+    channel: ChannelId
+    model: ModelId
+    dialect: Dialect
+    max_tokens: int
+    prompt_tokens_estimate: int
+    deadline_ms: int
+    qos: Qos
+    seed: int | None
+    sealed: bool
+    prefix_hashes: tuple[bytes, ...]
+    body: bytes
+
+
+class Quote(Frame, tag="Q"):
+    """Provider -> payer: the most this request can cost, and until when the quote holds."""
+
+    request_id: RequestId
+    prompt_price: int
+    completion_price: int
+    minimum_credits: int
+    prompt_tokens_max: int
+    completion_tokens_max: int
+    amount_max: int
+    queue_s: float
+    expires_ms: int
+
+
+class Busy(Frame, tag="B"):
+    """Provider -> payer: not now. Never a fault."""
+
+    request_id: RequestId
+    code: int
+    retry_after_s: float
+
+
+class Accept(Frame, tag="C"):
+    """Payer -> provider: go."""
+
+    request_id: RequestId
+
+
+class Chunk(Frame, tag="T"):
+    """Provider -> payer: text as the engine makes it. `index` counts chunks of the request from 0."""
+
+    request_id: RequestId
+    index: int
+    tokens: int
+    text: str
+
+
+class ReceiptFrame(Frame, tag="R"):
+    """Provider -> payer: what was delivered so far, signed."""
+
+    request_id: RequestId
+    receipt: SignedReceipt
+
+
+class Cancel(Frame, tag="X"):
+    """Payer -> provider: stop; a last receipt for what was sent, then End, will follow."""
+
+    request_id: RequestId
+    code: int
+
+
+class Error(Frame, tag="E"):
+    """Provider -> payer: the request failed; nothing after it but a receipt already sent counts."""
+
+    request_id: RequestId
+    code: int
+    message: str
+    retry_after_s: float | None = None
+
+
+class End(Frame, tag="Z"):
+    """Provider -> payer: the clean end."""
+
+    request_id: RequestId
+    done_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    chunks: int
+    queue_s: float
+
+
+InferenceFrame = Authorise | Authorised | Open | Quote | Busy | Accept | Chunk | ReceiptFrame | Cancel | Error | End
+
+
+class AckFrame(Frame, tag="K"):
+    """Payer -> provider, on a stream of its own: covers all receipts of the channel up to its seq."""
+
+    acknowledgement: Acknowledgement
+
+
+class SubmitReceipts(Frame, tag="S"):
+    """Provider -> aggregator: receipts of one channel in seq order, and an acknowledgement that covers the last of them."""
+
+    batch_id: int
+    previous: ChannelHead
+    receipts: tuple[SignedReceipt, ...]
+    acknowledgement: Acknowledgement
+    session: Address
+
+
+class Ingested(Frame, tag="I"):
+    """Aggregator -> provider, once durable: these receipts belong to `epoch`."""
+
+    batch_id: int
+    epoch: int
+    accepted: int
+    duplicates: int
+
+
+class Refused(Frame, tag="N"):
+    """Aggregator -> provider: nothing of the batch was taken."""
+
+    batch_id: int
+    code: int
+    message: str
+
+
+class AskProof(Frame, tag="P"):
+    """Provider -> aggregator: a channel's leaf and proof in a closed epoch."""
+
+    epoch: int
+    channel: ChannelId
+
+
+class ProofAnswer(Frame, tag="Y"):
+    """Aggregator -> provider: None while the epoch is open or the channel is not in it."""
+
+    epoch: int
+    channel: ChannelId
+    commitment: Commitment | None
+    leaf: Leaf | None
+    proof: Proof | None
+    acknowledgement: Acknowledgement | None
+
+
+ReceiptsFrame = SubmitReceipts | Ingested | Refused | AskProof | ProofAnswer

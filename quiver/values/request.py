@@ -1,0 +1,89 @@
+"""A client's inference request and the events its caller gets back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from quiver.ids import ModelId, PeerId, RequestId
+from quiver.values.receipt import Acknowledgement, SignedReceipt
+
+
+class Dialect(StrEnum):
+    """How `InferenceRequest.body` is to be read."""
+
+    OPENAI_CHAT = "openai"
+    OLLAMA_CHAT = "ollama-chat"
+    OLLAMA_GENERATE = "ollama-generate"
+    NATIVE = "native"
+
+
+class Qos(StrEnum):
+    """Class of service."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "background"
+
+
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The routing envelope: all a gateway needs to know; `body` stays opaque to it."""
+
+    request_id: RequestId
+    model: str
+    "Name as the client wrote it; the gateway pins it to a `ModelId`."
+    dialect: Dialect
+    body: bytes
+    max_tokens: int
+    prompt_tokens_estimate: int
+    deadline_ms: int
+    "utc_ms by which the answer must be complete."
+    qos: Qos = Qos.STANDARD
+    seed: int | None = None
+    prefix_hashes: tuple[bytes, ...] = ()
+    sealed: bool = False
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, as the HTTP door (or the simulated client) authenticated them."""
+
+    name: str
+    requests_per_s: float | None = None
+
+
+class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk"):
+    """Streamed text, forwarded as it arrives."""
+
+    text: str
+    tokens: int
+
+
+class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
+    """The clean end of an answer, with proof of what was delivered."""
+
+    done_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    provider: PeerId
+    model: ModelId
+    receipt: SignedReceipt
+    acknowledgement: Acknowledgement | None
+    queue_s: float
+    attempts: int
+    paid_credits: int
+    quoted_credits: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
+    """The request ended without a complete answer. `delivered_tokens` were paid for."""
+
+    code: int
+    message: str
+    retry_after_s: float | None = None
+    delivered_tokens: int = 0
+    attempts: int = 0
+    paid_credits: int = 0
+
+
+RequestEvent = TokenChunk | Final | Failure

@@ -1,0 +1,68 @@
+"""Unsigned varints and length-prefixed frames (multiformats unsigned-varint; at most 9 bytes, minimal form)."""
+
+from __future__ import annotations
+
+from quiver.errors import MalformedMessage
+
+VARINT_BYTES_MAX = 9
+
+
+def encode_varint(value: int) -> bytes:
+    """7 bits a byte, little-endian groups, most significant bit = more."""
+    if not 0 <= value < 1 << 63:
+        raise MalformedMessage(f"a varint holds 0 to 2^63 - 1, not {value}")
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int] | None:
+    """(value, offset after it), or None when more bytes are needed."""
+    value = shift = 0
+    for position in range(offset, min(len(data), offset + VARINT_BYTES_MAX)):
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if byte == 0 and position > offset:
+                raise MalformedMessage("a varint that is not in its shortest form")
+            return value, position + 1
+        shift += 7
+    if len(data) - offset >= VARINT_BYTES_MAX:
+        raise MalformedMessage(f"a varint of more than {VARINT_BYTES_MAX} bytes")
+    return None
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """varint length | payload."""
+    return encode_varint(len(payload)) + payload
+
+
+class FrameReader:
+    """Bytes in, whole frames out. Holds at most one frame of `frame_bytes_max` and what came with it."""
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        self._buffer = bytearray()
+        self._frame_bytes_max = frame_bytes_max
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Frames completed by `data`. `MalformedMessage` for a length beyond the limit, before anything is stored."""
+        self._buffer += data
+        frames, offset = [], 0
+        while (head := decode_varint(self._buffer, offset)) is not None:
+            length, start = head
+            if length > self._frame_bytes_max:
+                raise MalformedMessage(f"a frame of {length} bytes; at most {self._frame_bytes_max} are read")
+            if len(self._buffer) - start < length:
+                break
+            frames.append(bytes(self._buffer[start : start + length]))
+            offset = start + length
+        del self._buffer[:offset]
+        return frames
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of an unfinished frame; not zero at the end of a stream means it was cut."""
+        return len(self._buffer)
