@@ -1,0 +1,96 @@
+"""The trace of a run: its digest, and on request every event, so that two runs can be compared.
+
+The digest covers each delivered frame (time as IEEE bits, source, destination, kind, CRC-32 of the payload) and each
+decision event. It does not depend on which sinks listen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+_FRAME = struct.Struct("<diiiI")
+# Bytes collected before they go through the hash: one update for a few thousand frames.
+_FLUSH_BYTES = 1 << 17
+
+
+class RunTrace:
+    """One per world. `emit` is the `Trace` port; `frame` is called by the transport."""
+
+    def __init__(self, *, record: bool = False) -> None:
+        self._hash = hashlib.blake2b(digest_size=32)
+        self._buffer = bytearray()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._kinds: dict[Any, int] = {}
+        self._sinks: list[Callable[[Any], None]] = []
+        self.frames = 0
+        self.events = 0
+        self.recorded: list[tuple[float, str, bytes]] | None = [] if record else None
+
+    def subscribe(self, sink: Callable[[Any], None]) -> None:
+        """`sink(event)` sees every decision event. A sink only observes."""
+        self._sinks.append(sink)
+
+    def kind(self, message: Any) -> int:
+        """A small number for the message's type, given out in order of first delivery."""
+        name = type(message)
+        number = self._kinds.get(name)
+        if number is None:
+            number = self._kinds[name] = len(self._kinds)
+        return number
+
+    def frame(self, now: float, source: int, destination: int, message: Any, payload: bytes) -> None:
+        """A frame was delivered."""
+        self.frames += 1
+        kinds, buffer = self._kinds, self._buffer
+        name = message.__class__
+        number = kinds.get(name)
+        if number is None:
+            number = kinds[name] = len(kinds)
+        entry = _FRAME.pack(now, source, destination, number, zlib.crc32(payload))
+        buffer += entry
+        if self.recorded is not None:
+            self.recorded.append((now, f"frame {source}->{destination} {name.__name__}", entry))
+        if len(buffer) > _FLUSH_BYTES:
+            self._flush()
+
+    def emit(self, event: Any) -> None:
+        """A role decided something."""
+        self.events += 1
+        data = self._encode(event)
+        self._buffer += data
+        if self.recorded is not None:
+            self.recorded.append((event.at_s, type(event).__name__, data))
+        if len(self._buffer) > _FLUSH_BYTES:
+            self._flush()
+        for sink in self._sinks:
+            sink(event)
+
+    def _flush(self) -> None:
+        self._hash.update(self._buffer)
+        self._buffer.clear()
+
+    def digest(self) -> str:
+        """Hex of the hash over everything so far."""
+        self._flush()
+        return self._hash.hexdigest()
+
+
+def first_divergence(one: RunTrace, other: RunTrace) -> str | None:
+    """Names the first event in which two recorded runs differ; None when they are equal."""
+    left, right = one.recorded, other.recorded
+    if left is None or right is None:
+        raise ValueError("both runs must be recorded: RunTrace(record=True)")
+    for position, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return f"event {position}: {a[1]} at t = {a[0]!r} s against {b[1]} at t = {b[0]!r} s"
+    if len(left) != len(right):
+        longer = left if len(left) > len(right) else right
+        at_s, name, _ = longer[min(len(left), len(right))]
+        return f"event {min(len(left), len(right))}: {name} at t = {at_s!r} s happened in one run only"
+    return None

@@ -1,0 +1,477 @@
+"""Message-level transport: whole frames, delayed by link rules.
+
+Streams are reliable and ordered; loss is delay. Only partition, reset and crash end a stream. A unary rpc whose peer
+answers with a plain function costs two heap entries and no task.
+
+Fidelity: `encoded` encodes and decodes every frame; `sized` encodes once for size and digest and hands over the frozen
+value itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict, deque
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from quiver.errors import DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, Unavailable, UsageError, WireCode
+from quiver.ids import PeerId
+from quiver.params import Params
+from quiver.ports import Answer, Handler, ProtocolSpec
+from quiver.runtime import Deadline
+from quiver.values.peer import PeerInfo
+from sim.loop import Environment
+from sim.trace import RunTrace
+
+# Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2: alpha = 1/8).
+RTT_GAIN = 0.125
+
+
+class Links(Protocol):
+    """One-way delays between nodes, by index."""
+
+    def delay_s(self, source: int, destination: int, size_bytes: int, now: float) -> float:
+        """Seconds until a frame arrives; infinity while the two are partitioned."""
+
+    def handshake_s(self, source: int, destination: int) -> float:
+        """Extra seconds before the first frame of a new connection."""
+
+
+class UniformLinks:
+    """Every pair the same: for tests and tiny worlds."""
+
+    def __init__(self, one_way_s: float = 0.01) -> None:
+        self.one_way_s = one_way_s
+
+    def delay_s(self, source: int, destination: int, size_bytes: int, now: float) -> float:
+        return self.one_way_s
+
+    def handshake_s(self, source: int, destination: int) -> float:
+        return 2 * self.one_way_s
+
+
+class Network:
+    """All nodes of one world."""
+
+    def __init__(
+        self,
+        env: Environment,
+        links: Links,
+        trace: RunTrace,
+        *,
+        params: Params | None = None,
+        encoded: bool = False,
+        idle_timeout_s: float = 30.0,
+        connections_max: int = 256,
+        peers_max: int = 1024,
+    ) -> None:
+        self.env = env
+        self.loop = env.loop
+        self.links = links
+        self.trace = trace
+        self.params = params or Params.default()
+        self.encoded = encoded
+        self.idle_timeout_s = idle_timeout_s
+        "A connection to a silent peer ends after this (QUIC idle timeout)."
+        self.connections_max = connections_max
+        self.peers_max = peers_max
+        self.nodes: dict[PeerId, SimTransport] = {}
+
+    def node(self, peer_id: PeerId, *, index: int | None = None) -> SimTransport:
+        """A transport for a (re)started node; `index` is its place in the link matrix, by default its number."""
+        old = self.nodes.get(peer_id)
+        if old is not None and old.up:
+            raise UsageError(f"node {peer_id.hex()} is up already")
+        if index is None:
+            index = old.index if old is not None else len(self.nodes)
+        node = self.nodes[peer_id] = SimTransport(self, peer_id, index)
+        return node
+
+    def pack(self, protocol: ProtocolSpec, message: Any) -> tuple[Any, bytes]:
+        """What the receiver will get, and the bytes that were on the wire."""
+        data = protocol.encode(message)
+        return (protocol.decode(data) if self.encoded else message), data
+
+
+class SimTransport:
+    """The `Transport` port of one simulated node."""
+
+    __slots__ = (
+        "network", "peer_id", "index", "up", "answers", "handlers", "_connections", "_rtts", "_streams", "_tasks", "_loop",
+    )  # fmt: skip
+
+    def __init__(self, network: Network, peer_id: PeerId, index: int) -> None:
+        self.network = network
+        self.peer_id = peer_id
+        self.index = index
+        self.up = True
+        self.answers: dict[str, Answer] = {}
+        self.handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
+        self._connections: OrderedDict[int, float] = OrderedDict()
+        self._rtts: OrderedDict[PeerId, float] = OrderedDict()
+        self._streams: dict[SimStream, None] = {}
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._loop = network.loop
+
+    def local_info(self) -> PeerInfo:
+        return PeerInfo(peer_id=self.peer_id)
+
+    def learn(self, info: PeerInfo) -> None:
+        """Nothing to remember: in the simulation the peer id is the address."""
+
+    def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
+        self.handlers[protocol.id] = (protocol, handler)
+
+    def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
+        self.answers[protocol.id] = function
+        self.handlers[protocol.id] = (protocol, _answering(function))
+
+    def rtt_s(self, peer: PeerId) -> float | None:
+        return self._rtts.get(peer)
+
+    def _measured(self, peer: PeerId, sample_s: float) -> None:
+        rtts = self._rtts
+        old = rtts.get(peer)
+        rtts[peer] = sample_s if old is None else old + RTT_GAIN * (sample_s - old)
+        if old is None and len(rtts) > self.network.peers_max:
+            rtts.popitem(last=False)
+
+    def _setup_s(self, other: SimTransport, now: float) -> float:
+        """Handshake time still to wait before a frame can leave for `other`; 0 on a live connection."""
+        connections, index = self._connections, other.index
+        ready_at = connections.get(index)
+        if ready_at is not None:
+            connections.move_to_end(index)
+            return ready_at - now if ready_at > now else 0.0
+        setup_s = self.network.links.handshake_s(self.index, index)
+        for one, two in ((self, other), (other, self)):
+            one._connections[two.index] = now + setup_s
+            if len(one._connections) > self.network.connections_max:
+                one._connections.popitem(last=False)
+        return setup_s
+
+    async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
+        network = self.network
+        other = network.nodes.get(peer)
+        if other is None or not self.up:
+            raise PeerUnreachable(f"no node {peer.hex()}: nobody has told us an address")
+        loop = self._loop
+        if protocol.id not in other.answers and protocol.id in other.handlers:
+            return await self._rpc_over_stream(peer, protocol, message, timeout_s)
+        now = network.env._now
+        setup_s = self._setup_s(other, now)
+        sent, data = network.pack(protocol, message)
+        future: asyncio.Future[Any] = loop.create_future()
+        delay_s = network.links.delay_s(self.index, other.index, len(data), now)
+        if delay_s != math.inf:
+            loop.deliver_at(now + setup_s + delay_s, other._on_question, self, protocol, sent, data, future)
+        timer = loop.call_later(timeout_s, _expire, future, timeout_s)
+        try:
+            answer = await future
+        finally:
+            timer.cancel()
+        self._measured(peer, max(network.env._now - now - setup_s, 0.0))
+        return answer
+
+    async def _rpc_over_stream(self, peer: PeerId, protocol: ProtocolSpec, message: Any, timeout_s: float) -> Any:
+        async with Deadline(timeout_s):
+            stream = await self.open(peer, protocol, timeout_s=timeout_s)
+            try:
+                await stream.send(message)
+                answer = await stream.receive()
+                if answer is None:
+                    raise StreamReset(WireCode.PROTOCOL_VIOLATION, "the peer ended the rpc without an answer", peer_id=peer)
+                stream.finish()
+                return answer
+            except BaseException:
+                stream.reset(WireCode.NONE)
+                raise
+
+    def _on_question(
+        self, asker: SimTransport, protocol: ProtocolSpec, message: Any, data: bytes, future: asyncio.Future[Any]
+    ) -> None:
+        if not self.up:
+            return
+        network = self.network
+        now = network.env._now
+        network.trace.frame(now, asker.index, self.index, message, data)
+        function = self.answers.get(protocol.id)
+        try:
+            if function is None:
+                raise StreamReset(WireCode.NEGOTIATION_FAILED, f"{protocol.id} is not served", peer_id=self.peer_id)
+            reply, answer = network.pack(protocol, function(asker.peer_id, message))
+        except PeerError as error:
+            delay_s = network.links.delay_s(self.index, asker.index, 8, now)
+            failure = StreamReset(error.code if isinstance(error, StreamReset) else error.wire_code, str(error), peer_id=self.peer_id)
+            if delay_s != math.inf:
+                network.loop.deliver_at(now + delay_s, _fail, future, failure)
+            return
+        delay_s = network.links.delay_s(self.index, asker.index, len(answer), now)
+        if delay_s != math.inf:
+            network.loop.deliver_at(now + delay_s, asker._on_answer, self, reply, answer, future)
+
+    def _on_answer(self, answerer: SimTransport, message: Any, data: bytes, future: asyncio.Future[Any]) -> None:
+        if self.up:
+            self.network.trace.frame(self.network.env._now, answerer.index, self.index, message, data)
+            if not future.done():
+                future.set_result(message)
+
+    async def open(self, peer: PeerId, protocol: ProtocolSpec, *, timeout_s: float) -> SimStream:
+        network = self.network
+        other = network.nodes.get(peer)
+        if other is None or not self.up:
+            raise PeerUnreachable(f"no node {peer.hex()}: nobody has told us an address")
+        now = network.env._now
+        setup_s = self._setup_s(other, now)
+        if setup_s:
+            future: asyncio.Future[None] = self._loop.create_future()
+            reachable = other.up and network.links.delay_s(self.index, other.index, 8, now) != math.inf
+            if reachable:
+                self._loop.deliver_at(now + setup_s, _settle, future)
+            timer = self._loop.call_later(timeout_s, _expire, future, timeout_s)
+            try:
+                await future
+            except DeadlineExceeded:
+                self._connections.pop(other.index, None)
+                raise
+            finally:
+                timer.cancel()
+        # The node may have restarted while we dialled.
+        other = network.nodes[peer]
+        mine, theirs = SimStream(self, other, protocol), SimStream(other, self, protocol)
+        mine._twin, theirs._twin = theirs, mine
+        theirs._accepted = False
+        self._streams[mine] = None
+        if not other.up:
+            self._loop.deliver_at(network.env._now + network.idle_timeout_s, mine._on_reset, WireCode.NONE)
+        return mine
+
+    def _accept(self, stream: SimStream) -> None:
+        """The first frame of a stream arrived here."""
+        entry = self.handlers.get(stream._protocol.id)
+        if entry is None:
+            stream.reset(WireCode.NEGOTIATION_FAILED)
+            return
+        self._streams[stream] = None
+        self._spawn(_handle(entry[1], stream))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks[task] = None
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A handler may only end with PeerError or Unavailable; anything else is a bug and must stop the run.
+            self._loop.call_exception_handler({"message": "a stream handler failed", "exception": error, "task": task})
+
+    def crash(self) -> None:
+        """Gone without goodbye: peers notice when their connections idle out."""
+        if not self.up:
+            return
+        self.up = False
+        for task in list(self._tasks):
+            task.cancel()
+        when = self.network.env._now + self.network.idle_timeout_s
+        for stream in list(self._streams):
+            twin = stream._twin
+            stream._on_reset(WireCode.NONE)
+            self._loop.deliver_at(when, twin._on_reset, WireCode.NONE)
+        self._streams.clear()
+        self._connections.clear()
+
+    async def close(self) -> None:
+        for stream in list(self._streams):
+            stream.reset(WireCode.SHUTDOWN)
+        for task in list(self._tasks):
+            task.cancel()
+        self._streams.clear()
+        self._connections.clear()
+        self.up = False
+
+
+def _answering(function: Answer) -> Handler:
+    async def handle(stream: Any) -> None:
+        while (message := await stream.receive()) is not None:
+            await stream.send(function(stream.peer_id, message))
+        stream.finish()
+
+    return handle
+
+
+async def _handle(handler: Handler, stream: SimStream) -> None:
+    try:
+        await handler(stream)
+    except StreamReset as error:
+        stream.reset(error.code)
+    except PeerError as error:
+        stream.reset(error.wire_code)
+    except Unavailable:
+        stream.reset(WireCode.RESOURCE_LIMIT)
+    except asyncio.CancelledError:
+        stream.reset(WireCode.SHUTDOWN)
+        raise
+    except BaseException:
+        stream.reset(WireCode.INTERNAL)
+        raise
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _expire(future: asyncio.Future[Any], timeout_s: float) -> None:
+    if not future.done():
+        future.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s"))
+
+
+class SimStream:
+    """One end of a stream. The twin end is the peer's."""
+
+    __slots__ = (
+        "_node", "_peer", "_protocol", "_twin", "_accepted", "_inbox", "_reader", "_writers", "_in_flight", "_uncredited",
+        "_last_arrival", "_finished", "_ended", "_reset_code", "peer_id",
+    )  # fmt: skip
+
+    def __init__(self, node: SimTransport, peer: SimTransport, protocol: ProtocolSpec) -> None:
+        self._node = node
+        self._peer = peer
+        self._protocol = protocol
+        self._twin: SimStream = self
+        self._accepted = True
+        self._inbox: deque[tuple[Any, int]] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._writers: deque[asyncio.Future[None]] = deque()
+        self._in_flight = 0
+        self._uncredited = 0
+        self._last_arrival = 0.0
+        self._finished = False
+        self._ended = False
+        self._reset_code: int | None = None
+        self.peer_id = peer.peer_id
+
+    async def send(self, frame: Any) -> None:
+        network = self._node.network
+        if self._finished:
+            raise UsageError("send after finish")
+        message, data = network.pack(self._protocol, frame)
+        size = len(data)
+        window = network.params.stream_window_bytes
+        # Up to half the window may be read but not yet credited, so half a window must never block: a large frame would wait for ever.
+        while self._in_flight * 2 > window and self._in_flight + size > window and self._reset_code is None:
+            waiter: asyncio.Future[None] = network.loop.create_future()
+            self._writers.append(waiter)
+            await waiter
+        if self._reset_code is not None:
+            raise StreamReset(self._reset_code, peer_id=self.peer_id)
+        self._in_flight += size
+        self._post(size, self._twin._on_frame, message, data)
+
+    def _post(self, size: int, function: Any, *args: Any) -> None:
+        """Deliver to the twin after everything that was sent before."""
+        node = self._node
+        network = node.network
+        now = network.env._now
+        delay_s = network.links.delay_s(node.index, self._peer.index, size, now)
+        if delay_s == math.inf:
+            # Partitioned: the connection idles out at both ends.
+            when = now + network.idle_timeout_s
+            network.loop.deliver_at(when, self._on_reset, WireCode.NONE)
+            network.loop.deliver_at(when, self._twin._on_reset, WireCode.NONE)
+            return
+        arrival = now + delay_s
+        if arrival < self._last_arrival:
+            arrival = self._last_arrival
+        self._last_arrival = arrival
+        network.loop.deliver_at(arrival, function, *args)
+
+    def _on_frame(self, message: Any, data: bytes) -> None:
+        node = self._node
+        if self._reset_code is not None or not node.up:
+            return
+        node.network.trace.frame(node.network.env._now, self._peer.index, node.index, message, data)
+        if not self._accepted:
+            self._accepted = True
+            node._accept(self)
+            if self._reset_code is not None:
+                return
+        self._inbox.append((message, len(data)))
+        self._wake_reader()
+
+    def _on_end(self) -> None:
+        if not self._accepted:
+            self._accepted = True
+            self._node._accept(self)
+        self._ended = True
+        self._wake_reader()
+        self._forget_if_done()
+
+    def _on_credit(self, size: int) -> None:
+        self._in_flight -= size
+        self._wake_writers()
+
+    def _wake_reader(self) -> None:
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def _wake_writers(self) -> None:
+        while self._writers:
+            waiter = self._writers.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def receive(self) -> Any | None:
+        inbox = self._inbox
+        while not inbox:
+            if self._reset_code is not None:
+                raise StreamReset(self._reset_code, peer_id=self.peer_id)
+            if self._ended:
+                return None
+            if self._reader is not None and not self._reader.done():
+                raise UsageError("two tasks read one stream")
+            self._reader = self._node.network.loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        message, size = inbox.popleft()
+        self._uncredited += size
+        # Credit goes back when half the window was read, as QUIC's MAX_STREAM_DATA does.
+        if self._uncredited * 2 > self._node.network.params.stream_window_bytes and self._reset_code is None:
+            credit, self._uncredited = self._uncredited, 0
+            self._post(16, self._twin._on_credit, credit)
+        return message
+
+    def finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            if self._reset_code is None:
+                self._post(8, self._twin._on_end)
+                self._forget_if_done()
+
+    def reset(self, code: int) -> None:
+        if self._reset_code is None and not (self._finished and self._ended):
+            self._post(16, self._twin._on_reset, code)
+            self._on_reset(code)
+
+    def _on_reset(self, code: int) -> None:
+        if self._reset_code is not None or (self._finished and self._ended):
+            return
+        self._reset_code = code
+        self._inbox.clear()
+        self._node._streams.pop(self, None)
+        self._wake_reader()
+        self._wake_writers()
+
+    def _forget_if_done(self) -> None:
+        if self._finished and self._ended:
+            self._node._streams.pop(self, None)
