@@ -1,0 +1,60 @@
+# Every target works from a fresh clone: each first makes .venv. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+# The first interpreter that is 3.11 or newer; override with `make PYTHON=... setup`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# Tests that open ports or compare whole runs get the machine for themselves; the rest shares two workers.
+SERIAL := $(wildcard tests/determinism tests/interop tests/live)
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: help setup demo test fast lint format notebooks check-long bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## virtual environment in .venv with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python setup"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,notebook,dev]'
+	touch $@
+
+demo: setup  ## one small world, its tables and figures in out/demo
+	$(BIN)/python -m experiments.demo --out out/demo
+
+test: lint  ## lint, types, import contracts and every tier but long and bench
+	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(SERIAL))
+	$(if $(SERIAL),$(PYTEST) $(SERIAL))
+
+fast: setup  ## unit and property tests only
+	$(PYTEST) -n 2 -x $(wildcard tests/unit tests/property)
+
+lint: setup  ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: setup  ## execute every notebook
+	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
+
+check-long: setup  ## tests that take minutes
+	$(PYTEST) -m long tests
+
+bench: setup  ## measure; tables in out/bench
+	$(BIN)/python -m tests.bench
+
+clean:  ## remove what runs leave behind; .venv stays
+	rm -rf out .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .benchmarks *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""The three lists of packages (environment.yml, pyproject.toml, constraints.txt) agree with each other and with .venv."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+USER_PACKAGES = {
+    "simpy", "networkx", "numpy", "pandas", "matplotlib", "aioquic", "pynacl", "jupyterlab", "pytest-benchmark",
+}  # fmt: skip
+
+
+def canonical(name: str) -> str:
+    """PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def parse(requirement: str) -> tuple[str, str]:
+    """'PyNaCl>=1.5,<2; marker' -> ('pynacl', '>=1.5,<2')."""
+    match = re.fullmatch(r"([A-Za-z0-9._-]+?)\s*((?:[<>=!~]=?[^;]*)?)(?:;.*)?", requirement.strip())
+    assert match is not None, f"not a requirement: {requirement!r}"
+    return canonical(match[1]), match[2].replace(" ", "")
+
+
+def declared() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return dict(parse(requirement) for group in groups for requirement in group)
+
+
+def conda() -> dict[str, str]:
+    lines = re.findall(r"^      - ([A-Za-z].*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    return dict(parse(line) for line in lines)
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+    return {canonical(line.split("==")[0]): line.split("==")[1] for line in lines}
+
+
+def test_environment_yml_is_the_users_list_with_the_ranges_of_pyproject():
+    assert set(conda()) == USER_PACKAGES
+    assert {name: declared()[name] for name in USER_PACKAGES} == conda()
+
+
+@pytest.mark.parametrize("name", sorted(declared()))
+def test_a_declared_package_is_installed_at_the_pinned_version(name: str):
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        pytest.fail(f"{name} is declared in pyproject.toml but not installed: run `make setup`")
+    assert pinned()[name] == installed
+
+
+def test_every_import_of_the_packages_is_declared():
+    providers = packages_distributions()
+    undeclared: dict[str, str] = {}
+    for path in sorted(path for room in ("quiver", "sim", "experiments") for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in (name.split(".")[0] for name in names):
+                if name in sys.stdlib_module_names or name in {"quiver", "sim", "experiments"}:
+                    continue
+                if not any(canonical(distribution) in declared() for distribution in providers.get(name, ())):
+                    undeclared.setdefault(name, str(path.relative_to(ROOT)))
+    assert undeclared == {}
