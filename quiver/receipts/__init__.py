@@ -1,0 +1,1 @@
+"""Receipts and acknowledgements: checks, signatures, and the durable log of a channel."""

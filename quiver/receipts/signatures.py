@@ -1,0 +1,40 @@
+"""Flows that sign and verify receipts and acknowledgements through the ports. Shapes are checked first (`receipts.checks`)."""
+
+from __future__ import annotations
+
+from quiver.errors import BadSignature
+from quiver.identity.signing import ack_digest, ack_domain, receipt_digest
+from quiver.ids import Address
+from quiver.ports import Signer, Verifier
+from quiver.receipts.checks import ChannelTerms, check_acknowledgement_shape, check_shape
+from quiver.values.receipt import Acknowledgement, ChannelHead, ReceiptBody, SignedReceipt
+
+
+async def sign_receipt(signer: Signer, body: ReceiptBody) -> SignedReceipt:
+    """The provider's signature over the receipt digest."""
+    return SignedReceipt(body=body, signature=await signer.sign(receipt_digest(body)))
+
+
+async def verify_receipt(verifier: Verifier, receipt: SignedReceipt) -> None:
+    """`BadSignature` unless the provider named in the body signed it."""
+    check_shape(receipt)
+    if not await verifier.verify(receipt.body.provider_key, receipt_digest(receipt.body), receipt.signature):
+        raise BadSignature(f"receipt_signature: receipt {receipt.body.seq} is not signed by its provider key")
+
+
+async def sign_acknowledgement(signer: Signer, terms: ChannelTerms, at: ChannelHead) -> Acknowledgement:
+    """The payer's session signature over one head."""
+    digest = ack_digest(ack_domain(terms.chain_id, terms.contract), terms.channel, at.cum, at.seq, at.head)
+    return Acknowledgement(
+        channel=terms.channel, seq=at.seq, cum=at.cum, head=at.head, signature=await signer.sign_session(digest)
+    )
+
+
+async def verify_acknowledgement(
+    verifier: Verifier, ack: Acknowledgement, *, chain_id: int, contract: Address, session: Address
+) -> None:
+    """`BadSignature` unless `session`, as the ledger names it, signed it for this contract."""
+    check_acknowledgement_shape(ack)
+    digest = ack_digest(ack_domain(chain_id, contract), ack.channel, ack.cum, ack.seq, ack.head)
+    if not await verifier.verify_session(session, digest, ack.signature):
+        raise BadSignature(f"acknowledgement_signature: the acknowledgement at {ack.seq} is not signed by the session key")

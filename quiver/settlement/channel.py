@@ -1,0 +1,45 @@
+"""What a channel's state means, and the four ways it may change. Pure: each change returns a new state.
+
+`locked - paid` is what the channel still holds; a closed channel holds nothing, so its `locked` equals its `paid`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quiver.values.ledger import ChannelState
+
+
+def compute_due(state: ChannelState, cum: int) -> int:
+    """Credits a claim over `cum` would move now: min(cum, locked) - paid, never negative."""
+    return max(0, min(cum, state.locked) - state.paid)
+
+
+def compute_held(state: ChannelState) -> int:
+    """Credits the channel still holds."""
+    return state.locked - state.paid
+
+
+def is_spendable(state: ChannelState) -> bool:
+    """Whether a provider may serve on it: open, and no exit pending."""
+    return not state.closed and state.exit_at_ms is None
+
+
+def top_up(state: ChannelState, amount: int) -> ChannelState:
+    """`amount` more is locked."""
+    return msgspec.structs.replace(state, locked=state.locked + amount)
+
+
+def pay(state: ChannelState, amount: int) -> ChannelState:
+    """`amount` more went to the provider."""
+    return msgspec.structs.replace(state, paid=state.paid + amount)
+
+
+def start_exit(state: ChannelState, exit_at_ms: int) -> ChannelState:
+    """The payer may finish from `exit_at_ms`; until then claims still pay."""
+    return msgspec.structs.replace(state, exit_at_ms=exit_at_ms)
+
+
+def close(state: ChannelState) -> ChannelState:
+    """Nothing is held any more."""
+    return msgspec.structs.replace(state, locked=state.paid, closed=True)
