@@ -1,0 +1,1 @@
+"""The door: admission, choice, streaming, and the purse."""

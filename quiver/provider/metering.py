@@ -1,0 +1,76 @@
+"""What one request delivered, and what it owes for it. No I/O, no clock."""
+
+from __future__ import annotations
+
+import hashlib
+
+from quiver.ids import RequestId
+from quiver.params import Params
+from quiver.units import compute_cost_credits
+from quiver.values.frames import Quote
+from quiver.values.ledger import ChannelState
+from quiver.values.receipt import ChannelHead, ReceiptBody
+
+
+class Meter:
+    """Counts tokens and hashes bytes as they leave; turns what is new since the last receipt into the next one."""
+
+    __slots__ = ("quote", "prompt_tokens", "completion_tokens", "bytes", "chunks", "_billed", "_params", "_hash", "_request_hash")
+
+    def __init__(self, quote: Quote, request_hash: bytes, params: Params) -> None:
+        self.quote = quote
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.bytes = 0
+        self.chunks = 0
+        self._billed = (0, 0, 0)
+        self._params = params
+        self._hash = hashlib.sha256()
+        self._request_hash = request_hash
+
+    def on_chunk(self, data: bytes, tokens: int, prompt_tokens: int) -> None:
+        """A chunk is about to be sent. Counts stay inside the quote, which is all the payer agreed to."""
+        self._hash.update(data)
+        self.bytes += len(data)
+        self.chunks += 1
+        self.prompt_tokens = min(max(self.prompt_tokens, prompt_tokens), self.quote.prompt_tokens_max)
+        self.set_completion(self.completion_tokens + tokens)
+
+    def set_completion(self, tokens: int) -> None:
+        """The engine's own count, inside the band that the payer can check: tokens of at least one byte each."""
+        band = int(self.bytes * self._params.tokens_per_byte_max) + self._params.completion_tokens_slack
+        self.completion_tokens = max(self.completion_tokens, min(tokens, band, self.quote.completion_tokens_max))
+
+    @property
+    def unbilled_tokens(self) -> int:
+        """Completion tokens since the last receipt."""
+        return self.completion_tokens - self._billed[1]
+
+    @property
+    def total_credits(self) -> int:
+        """Owed for the request so far; nothing before the first chunk."""
+        if not self.chunks:
+            return 0
+        return compute_cost_credits(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            prompt_price=self.quote.prompt_price,
+            completion_price=self.quote.completion_price,
+            minimum_credits=self.quote.minimum_credits,
+        )
+
+    def next_receipt(
+        self, state: ChannelState, head: ChannelHead, *, chain_id: int, contract: bytes, provider_key: bytes,
+        request_id: RequestId, model: bytes, issued_ms: int,
+    ) -> ReceiptBody:  # fmt: skip
+        """The increment since the last receipt as the channel's next receipt; marks it as billed."""
+        total = self.total_credits
+        prompt, completion, credits = self._billed
+        self._billed = (self.prompt_tokens, self.completion_tokens, total)
+        return ReceiptBody(
+            chain_id=chain_id, contract=contract, channel=state.channel, request_id=request_id, seq=head.seq + 1,
+            provider_key=provider_key, payer=state.payer, request_hash=self._request_hash,
+            response_hash=self._hash.digest(), model=model, prompt_tokens=self.prompt_tokens - prompt,
+            completion_tokens=self.completion_tokens - completion, amount=total - credits, cum=head.cum + total - credits,
+            issued_ms=issued_ms,
+        )  # type: ignore[arg-type]  # fmt: skip
