@@ -1,0 +1,66 @@
+"""Power of d choices: the better of a few random peers.
+
+Exponentially shorter queues than random for one comparison (Mitzenmacher 2001), and no herd: no two gateways
+look at the same few peers at the same time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from quiver.errors import UsageError
+from quiver.selection.least_loaded import outstanding_per_slot
+from quiver.selection.policy import RANKED_MAX
+from quiver.values.decision import Candidate, Decision, Scored
+from quiver.values.request import InferenceRequest
+
+
+def choose_of_d(
+    candidates: Sequence[Candidate],
+    load: Callable[[Candidate], float],
+    *,
+    d: int,
+    policy: str,
+    reason: str,
+    rng: random.Random,
+) -> Decision:
+    """Sample `d` distinct candidates, take the lowest load; each retry compares `d` others.
+
+    Equal loads go to the first sampled, which is random already. The losers follow last, so that a pool of
+    two still has a second choice. `reason` may name `{score}`.
+    """
+    drawn = rng.sample(candidates, min(max(RANKED_MAX, d), len(candidates)))
+    winners: list[Scored] = []
+    losers: list[Scored] = []
+    for first in range(0, len(drawn), d):
+        group = sorted(((load(candidate), place) for place, candidate in enumerate(drawn[first : first + d], first)))
+        scored = [Scored(peer=drawn[at].peer, score=value, reason=reason.format(score=value)) for value, at in group]
+        winners.append(scored[0])
+        losers += scored[1:]
+    losers.sort(key=lambda scored: scored.score)
+    return Decision(ranked=(*winners, *losers)[:RANKED_MAX], policy=policy)
+
+
+class PowerOfTwo:
+    """The less loaded of `d` = 2 random candidates, by this gateway's own requests per slot."""
+
+    name = "power-of-two"
+
+    def __init__(self, *, d: int = 2) -> None:
+        if d < 1:
+            raise UsageError(f"PowerOfTwo compares d >= 1 candidates, not {d}")
+        self._d = d
+
+    def choose(
+        self, request: InferenceRequest, candidates: Sequence[Candidate], *, now: float, rng: random.Random
+    ) -> Decision:
+        """Winners of random groups of `d` first."""
+        return choose_of_d(
+            candidates,
+            outstanding_per_slot,
+            d=self._d,
+            policy=self.name,
+            reason="{score:.2f} outstanding per slot, best of " + str(self._d),
+            rng=rng,
+        )
