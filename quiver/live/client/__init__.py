@@ -1,0 +1,1 @@
+"""What a client may run itself: it trusts no gateway."""

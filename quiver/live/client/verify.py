@@ -1,0 +1,155 @@
+"""Receipts as JSON, and their check by the client itself: no gateway has to be believed.
+
+The `quiver` object in the last piece of every answer is `encode_final`; `verify_receipt` reads it back. No I/O here.
+Bytes are lower-case hex, numbers are JSON integers, the provider is libp2p's peer id text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import coincurve
+import msgspec
+
+from quiver.errors import BadSignature, MalformedMessage, ReceiptMismatch
+from quiver.identity.keys import compute_address, verify, verify_session
+from quiver.identity.peer_id import compute_peer_id, peer_id_text
+from quiver.identity.signing import ack_digest, ack_domain, receipt_digest, request_hash
+from quiver.ids import Address, ChannelId
+from quiver.values.receipt import Acknowledgement, ReceiptBody, SignedReceipt
+from quiver.values.request import Final
+
+_BODY_BYTES = {
+    "contract": 20, "channel": 32, "request_id": 16, "provider_key": 32, "payer": 20,
+    "request_hash": 32, "response_hash": 32, "model": 32,
+}  # fmt: skip
+_BODY_INTS = {
+    "chain_id": 8, "seq": 8, "prompt_tokens": 4, "completion_tokens": 4, "amount": 8, "cum": 8, "issued_ms": 8,
+}  # fmt: skip
+_ACK_BYTES = {"channel": 32, "head": 32, "signature": 65}
+_ACK_INTS = {"seq": 8, "cum": 8}
+
+
+def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[str, Any]:
+    """The `quiver` object: who answered, what it cost, and the signatures."""
+    ack = final.acknowledgement
+    return {
+        "request_id": request_id.hex(),
+        "model": final.model.hex(),
+        "max_tokens": max_tokens,
+        "provider": peer_id_text(final.provider),
+        "attempts": final.attempts,
+        "queue_s": final.queue_s,
+        "paid_credits": final.paid_credits,
+        "quoted_credits": final.quoted_credits,
+        "receipt": {"body": _plain(final.receipt.body), "signature": final.receipt.signature.hex()},
+        "acknowledgement": None if ack is None else _plain(ack),
+    }
+
+
+def decode_receipt(obj: Mapping[str, Any]) -> tuple[SignedReceipt, Acknowledgement | None]:
+    """The values inside a `quiver` object; `MalformedMessage` names the field that is wrong."""
+    receipt = _mapping(obj, "receipt")
+    body = ReceiptBody(**_fields(_mapping(receipt, "body"), "receipt.body", _BODY_BYTES, _BODY_INTS))
+    signed = SignedReceipt(body=body, signature=_hex(receipt, "signature", "receipt", 64))
+    if obj.get("acknowledgement") is None:
+        return signed, None
+    ack = _fields(_mapping(obj, "acknowledgement"), "acknowledgement", _ACK_BYTES, _ACK_INTS)
+    return signed, Acknowledgement(**ack)
+
+
+def verify_receipt(
+    obj: Mapping[str, Any], *, answer: str | bytes | None = None, sent_body: bytes | None = None
+) -> dict[str, Any]:
+    """Check a `quiver` object; raises `MalformedMessage`, `BadSignature` or `ReceiptMismatch`.
+
+    `answer` is the text received (checked when one provider gave all of it), `sent_body` the exact bytes posted.
+    The result names the provider, the payer's session address that acknowledged (or None), and what was checked.
+    """
+    signed, ack = decode_receipt(obj)
+    body = signed.body
+    if not verify(body.provider_key, receipt_digest(body), signed.signature):
+        raise BadSignature("the receipt's signature is not its provider's: do not trust this answer's bill")
+    provider = peer_id_text(compute_peer_id(body.provider_key))
+    for field, shown, in_receipt in (
+        ("provider", obj.get("provider"), provider),
+        ("request_id", obj.get("request_id"), body.request_id.hex()),
+        ("model", obj.get("model"), body.model.hex()),
+    ):
+        if shown != in_receipt:
+            raise ReceiptMismatch(f"{field}: the gateway says {shown}, the signed receipt says {in_receipt}")
+    answer_checked = _check_answer(body, answer, int(obj.get("attempts", 1)))
+    if sent_body is not None:
+        wanted = request_hash(body.request_id, body.model, int(obj.get("max_tokens", 0)), sent_body)
+        if wanted != body.request_hash:
+            raise ReceiptMismatch("request_hash: the provider signed for another request than the one you sent")
+    return {
+        "provider": provider,
+        "prompt_tokens": body.prompt_tokens,
+        "completion_tokens": body.completion_tokens,
+        "amount_credits": body.amount,
+        "issued_ms": body.issued_ms,
+        "acknowledged_by": None if ack is None else "0x" + _check_acknowledgement(body, ack).hex(),
+        "answer_checked": answer_checked,
+        "request_checked": sent_body is not None,
+    }
+
+
+def _check_answer(body: ReceiptBody, answer: str | bytes | None, attempts: int) -> bool:
+    # After a resume the last provider signed for its own part only, whose start the client does not know.
+    if answer is None or attempts != 1:
+        return False
+    data = answer.encode() if isinstance(answer, str) else answer
+    if hashlib.sha256(data).digest() != body.response_hash:
+        raise ReceiptMismatch("response_hash: the provider signed for another text than the one you received")
+    return True
+
+
+def _check_acknowledgement(body: ReceiptBody, ack: Acknowledgement) -> Address:
+    if ack.channel != body.channel:
+        raise ReceiptMismatch("acknowledgement: it belongs to another channel than the receipt")
+    if ack.seq < body.seq or ack.cum < body.cum or (ack.seq == body.seq and ack.cum != body.cum):
+        raise ReceiptMismatch(f"acknowledgement: it covers seq {ack.seq}, {ack.cum} credits; not seq {body.seq}, {body.cum}")
+    digest = ack_digest(ack_domain(body.chain_id, body.contract), ChannelId(ack.channel), ack.cum, ack.seq, ack.head)
+    try:
+        key = coincurve.PublicKey.from_signature_and_message(ack.signature, digest, hasher=None)
+        address = compute_address(key.format())
+    except Exception as error:  # coincurve raises bare Exception for an unrecoverable signature
+        raise BadSignature("the acknowledgement's signature is not a signature") from error
+    if not verify_session(address, digest, ack.signature):
+        raise BadSignature("the acknowledgement's signature is not in its canonical (low s) form")
+    return address
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    return {name: item.hex() if isinstance(item, bytes) else item for name, item in msgspec.structs.asdict(value).items()}
+
+
+def _mapping(obj: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = obj.get(name) if isinstance(obj, Mapping) else None
+    if not isinstance(value, Mapping):
+        raise MalformedMessage(f"{name}: missing, or not an object")
+    return value
+
+
+def _fields(obj: Mapping[str, Any], where: str, sizes: dict[str, int], ints: dict[str, int]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: _hex(obj, name, where, size) for name, size in sizes.items()}
+    for name, size in ints.items():
+        number = obj.get(name)
+        if type(number) is not int or not 0 <= number < 1 << 8 * size:
+            raise MalformedMessage(f"{where}.{name}: must be an integer of at most {size} bytes, not {number!r}")
+        values[name] = number
+    return values
+
+
+def _hex(obj: Mapping[str, Any], name: str, where: str, size: int) -> bytes:
+    value = obj.get(name)
+    try:
+        data = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        data = b""
+    if len(data) != size:
+        raise MalformedMessage(f"{where}.{name}: must be {2 * size} hex digits")
+    return data

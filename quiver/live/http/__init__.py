@@ -1,0 +1,1 @@
+"""The doors of a gateway: OpenAI, Ollama and native HTTP."""

@@ -1,0 +1,91 @@
+"""The native door: the smallest API that shows everything QUIVer knows. Unknown fields are refused: typos should hurt here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+
+from quiver.live.client.verify import encode_final
+from quiver.live.http.door import Door, Prompt, decode, json_response
+from quiver.live.http.exchange import answer
+from quiver.live.http.problem import Problem
+from quiver.values.request import Dialect, Final, InferenceRequest, Qos
+
+
+class _Generate(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    prompt: Annotated[str, msgspec.Meta(min_length=1)]
+    stream: bool = False
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    stop: Annotated[list[str], msgspec.Meta(max_length=16)] | None = None
+    seed: int | None = None
+    qos: Qos = Qos.STANDARD
+    timeout_s: float | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Generate)
+
+
+def shape_problem(problem: Problem) -> dict[str, Any]:
+    """The error object of this API."""
+    return {"error": {"code": problem.kind, "message": problem.message, "retry_after_s": problem.retry_after_s}}
+
+
+class NativeDoor:
+    """Handlers of `/generate` and `/health`."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def routes(self) -> list[web.RouteDef]:
+        """For `Application.add_routes`."""
+        return [web.post("/generate", self.generate), web.get("/health", self.health)]
+
+    async def health(self, request: web.Request) -> web.Response:
+        """GET /health: for load balancers; needs no key and tells nothing but that the process answers."""
+        return json_response({"status": "ok", "models": len(self._door.models())})
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """POST /generate."""
+        principal = self._door.admit(request)
+        body = await self._door.read(request)
+        asked = decode(body, _DECODER)
+        prompt = Prompt(
+            model=asked.model, dialect=Dialect.NATIVE, texts=(asked.prompt,), max_tokens=asked.max_tokens,
+            seed=asked.seed, qos=asked.qos, timeout_s=asked.timeout_s,
+        )  # fmt: skip
+        inference = self._door.envelope(request, prompt, body)
+        framing = _Framing(asked.model, inference)
+        return await answer(self._door, request, inference, principal, framing, stream=asked.stream)
+
+
+class _Framing:
+    content_type = "application/x-ndjson"
+
+    def __init__(self, model: str, inference: InferenceRequest) -> None:
+        self._model, self._inference = model, inference
+
+    def chunk(self, text: str) -> bytes:
+        return b'{"text":' + msgspec.json.encode(text) + b',"done":false}\n'
+
+    def final(self, final: Final) -> bytes:
+        return msgspec.json.encode({"text": "", "done": True, **self._summary(final)}) + b"\n"
+
+    def failure(self, problem: Problem) -> bytes:
+        return msgspec.json.encode(shape_problem(problem)) + b"\n"
+
+    def whole(self, text: str, final: Final) -> dict[str, Any]:
+        return {"text": text, "done": True, **self._summary(final)}
+
+    def _summary(self, final: Final) -> dict[str, Any]:
+        return {
+            "model": self._model,
+            "done_reason": final.done_reason,
+            "prompt_tokens": final.prompt_tokens,
+            "completion_tokens": final.completion_tokens,
+            "quiver": encode_final(final, request_id=self._inference.request_id, max_tokens=self._inference.max_tokens),
+        }
