@@ -1,0 +1,1 @@
+"""The role that commits the receipts of an epoch to one Merkle root."""

@@ -1,0 +1,199 @@
+"""Which receipts belong to which epoch: the aggregator's memory of every channel, as events in and store batches out.
+
+Rules of this file: no I/O but reading the store at start, no clock (`utc_ms` is an argument), no signature is verified here: what
+comes in was verified. An epoch is utc_ms // epoch_ms at ingest and never goes back; a closed epoch never changes.
+A method checks, changes the window and returns the batch to commit; batches are committed in the order they were returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from quiver.errors import ReceiptMismatch, Unavailable
+from quiver.ids import Address, ChannelId
+from quiver.params import Params
+from quiver.ports import Batch, Store
+from quiver.values.ledger import ChannelState, Leaf
+from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
+
+CHANNELS, LEAVES, RECEIPTS, META = "aggregator_channels", "aggregator_leaves", "aggregator_receipts", "aggregator_meta"
+# About 400 bytes a channel in memory: a million channels are 0.4 GB.
+CHANNELS_MAX = 1 << 20
+_NEXT_OPEN = b"next_open"
+
+
+class KnownChannel(msgspec.Struct, frozen=True, kw_only=True):
+    """Row of `aggregator_channels`: where a channel stands, and the epoch it was last active in."""
+
+    head: ChannelHead
+    epoch: int
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """Row of `aggregator_leaves`: a channel's last acknowledged state in an epoch."""
+
+    leaf: Leaf
+    provider: Address
+    acknowledgement: Acknowledgement
+
+
+class KeptReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Row of `aggregator_receipts`: the audit ledger. `head` is the channel's head after it."""
+
+    receipt: SignedReceipt
+    head: bytes
+
+
+class Ingest(msgspec.Struct, frozen=True, kw_only=True):
+    """What one batch did, and what to commit before answering."""
+
+    epoch: int
+    accepted: int
+    duplicates: int
+    cum: int
+    batch: Batch
+
+
+HeadAt = Callable[[int, ChannelId, int], bytes | None]
+"""(epoch, channel, seq) -> the kept head after that receipt, None when it is not kept."""
+
+_ENCODE = msgspec.msgpack.Encoder().encode
+_CHANNEL = msgspec.msgpack.Decoder(KnownChannel)
+_ENTRY = msgspec.msgpack.Decoder(Entry)
+_KEPT = msgspec.msgpack.Decoder(KeptReceipt)
+
+
+class Window:
+    """Known channels, and the entries of epochs that are still open."""
+
+    def __init__(self, params: Params) -> None:
+        self._epoch_ms = params.epoch_ms
+        self._channels: dict[ChannelId, KnownChannel] = {}
+        self._open: dict[int, dict[ChannelId, Entry]] = {}
+        self._next_open = 0
+
+    @classmethod
+    def load(cls, store: Store, params: Params) -> Window:
+        """As last committed."""
+        self = cls(params)
+        if (row := store.get(META, _NEXT_OPEN)) is not None:
+            self._next_open = int.from_bytes(row, "big")
+        for key, row in store.scan(CHANNELS):
+            known = self._channels[ChannelId(key)] = _CHANNEL.decode(row)
+            if known.epoch >= self._next_open and known.epoch not in self._open:
+                self._open[known.epoch] = {entry.leaf.channel: entry for entry in load_entries(store, known.epoch)}
+        return self
+
+    def epoch_at(self, utc_ms: int) -> int:
+        """Epoch that receipts arriving now belong to: by the clock, but never one that is closed."""
+        return max(utc_ms // self._epoch_ms, self._next_open)
+
+    def head(self, channel: ChannelId) -> ChannelHead | None:
+        """Where a channel stands here; None if it was never seen."""
+        known = self._channels.get(channel)
+        return None if known is None else known.head
+
+    def ingest(
+        self,
+        state: ChannelState,
+        previous: ChannelHead,
+        receipts: tuple[SignedReceipt, ...],
+        heads: list[ChannelHead],
+        ack: Acknowledgement,
+        *,
+        utc_ms: int,
+        head_at: HeadAt,
+    ) -> Ingest:
+        """Take a run of verified receipts; `heads[i]` is the head after `receipts[i]`, `ack` speaks about the last.
+
+        Names of refusals (`ReceiptMismatch`): gap, fork. A channel first seen in its middle is taken: its acknowledgement binds
+        the whole history. `Unavailable` when `CHANNELS_MAX` channels are known.
+        """
+        known = self._channels.get(state.channel)
+        if known is None and len(self._channels) >= CHANNELS_MAX:
+            raise Unavailable(f"this aggregator knows {CHANNELS_MAX} channels already; choose another")
+        skipped = 0 if known is None else self._count_duplicates(state.channel, known, previous, heads, head_at)
+        if skipped == len(receipts):
+            assert known is not None
+            # Written once more, so that the answer waits for the first copy, which may still be on its way to the disk.
+            again: Batch = [(CHANNELS, state.channel, _ENCODE(known))]
+            return Ingest(epoch=known.epoch, accepted=0, duplicates=skipped, cum=known.head.cum, batch=again)
+        epoch = self.epoch_at(utc_ms)
+        last = heads[-1]
+        leaf = Leaf(epoch=epoch, channel=state.channel, cum=last.cum, seq=last.seq, head=last.head)
+        entry = Entry(leaf=leaf, provider=state.provider, acknowledgement=ack)
+        self._channels[state.channel] = now_known = KnownChannel(head=last, epoch=epoch)
+        self._open.setdefault(epoch, {})[state.channel] = entry
+        prefix = epoch_key(epoch) + state.channel
+        batch: list[tuple[str, bytes, bytes | None]] = [
+            (CHANNELS, state.channel, _ENCODE(now_known)),
+            (LEAVES, prefix, _ENCODE(entry)),
+        ]
+        for receipt, at in zip(receipts[skipped:], heads[skipped:], strict=True):
+            kept = KeptReceipt(receipt=receipt, head=at.head)
+            batch.append((RECEIPTS, prefix + at.seq.to_bytes(8, "big"), _ENCODE(kept)))
+        return Ingest(epoch=epoch, accepted=len(receipts) - skipped, duplicates=skipped, cum=last.cum, batch=batch)
+
+    @staticmethod
+    def _count_duplicates(
+        channel: ChannelId, known: KnownChannel, previous: ChannelHead, heads: list[ChannelHead], head_at: HeadAt
+    ) -> int:
+        if previous.seq > known.head.seq:
+            raise ReceiptMismatch(f"gap: we hold receipts up to {known.head.seq}, the batch starts after {previous.seq}")
+        skipped = min(len(heads), known.head.seq - previous.seq)
+        # One head binds all history before it, so one comparison decides for every skipped receipt.
+        at = heads[skipped - 1] if skipped else previous
+        held = known.head.head if at.seq == known.head.seq else head_at(known.epoch, channel, at.seq)
+        if (held is not None and held != at.head) or (at.seq == known.head.seq and at.cum != known.head.cum):
+            raise ReceiptMismatch(f"fork: at receipt {at.seq} the batch has another history than the one we hold")
+        return skipped
+
+    def due_epochs(self, utc_ms: int) -> list[int]:
+        """Epochs that are over and not closed, oldest first; empty ones are left out."""
+        now = utc_ms // self._epoch_ms
+        return sorted(epoch for epoch in self._open if epoch < now)
+
+    def entries(self, epoch: int) -> list[Entry]:
+        """Entries of an open epoch, in no particular order."""
+        return list(self._open.get(epoch, {}).values())
+
+    def close(self, epoch: int) -> list[tuple[str, bytes, bytes | None]]:
+        """From here on `epoch` and all before it never change."""
+        self._next_open = max(self._next_open, epoch + 1)
+        self._open.pop(epoch, None)
+        return [(META, _NEXT_OPEN, self._next_open.to_bytes(8, "big"))]
+
+    def validate(self) -> None:
+        """Open entries agree with their channel, and none lies in a closed epoch."""
+        for epoch, entries in self._open.items():
+            assert epoch >= self._next_open, f"epoch {epoch} is closed but still has entries"
+            for channel, entry in entries.items():
+                known = self._channels[channel]
+                assert entry.leaf.epoch == epoch and entry.leaf.channel == channel
+                assert entry.leaf.seq <= known.head.seq and entry.leaf.cum <= known.head.cum
+                assert (entry.leaf.seq, entry.leaf.cum, entry.leaf.head) == (
+                    entry.acknowledgement.seq, entry.acknowledgement.cum, entry.acknowledgement.head,
+                )  # fmt: skip
+
+
+def epoch_key(epoch: int) -> bytes:
+    """8 bytes, so that keys sort by epoch."""
+    return epoch.to_bytes(8, "big")
+
+
+def load_entries(store: Store, epoch: int) -> list[Entry]:
+    """Entries of an epoch as committed."""
+    return [_ENTRY.decode(row) for _, row in store.scan(LEAVES, epoch_key(epoch))]
+
+
+def load_head(store: Store, epoch: int, channel: ChannelId, seq: int) -> bytes | None:
+    """The head after a kept receipt: serves `HeadAt`."""
+    row = store.get(RECEIPTS, epoch_key(epoch) + channel + seq.to_bytes(8, "big"))
+    return None if row is None else _KEPT.decode(row).head
+
+
+def forget_epoch(store: Store, epoch: int) -> list[tuple[str, bytes, bytes | None]]:
+    """Deletes the leaves and receipts of an epoch whose retention is over."""
+    return [(table, key, None) for table in (LEAVES, RECEIPTS) for key, _ in store.scan(table, epoch_key(epoch))]
