@@ -1,0 +1,1 @@
+"""Settlement ledgers: implementations of the `Ledger` port."""

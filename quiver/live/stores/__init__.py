@@ -1,0 +1,1 @@
+"""Durable stores: implementations of the `Store` port."""
