@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from quiver.ids import RequestId
+from quiver.ids import ModelId, RequestId
 from quiver.params import Params
+from quiver.receipts.checks import ChannelTerms
 from quiver.units import compute_cost_credits
 from quiver.values.frames import Quote
-from quiver.values.ledger import ChannelState
 from quiver.values.receipt import ChannelHead, ReceiptBody
 
 
@@ -47,6 +47,11 @@ class Meter:
         return self.completion_tokens - self._billed[1]
 
     @property
+    def is_settled(self) -> bool:
+        """Nothing was delivered, or all of it is on a receipt."""
+        return not self.chunks or self._billed == (self.prompt_tokens, self.completion_tokens, self.total_credits)
+
+    @property
     def total_credits(self) -> int:
         """Owed for the request so far; nothing before the first chunk."""
         if not self.chunks:
@@ -60,17 +65,20 @@ class Meter:
         )
 
     def next_receipt(
-        self, state: ChannelState, head: ChannelHead, *, chain_id: int, contract: bytes, provider_key: bytes,
-        request_id: RequestId, model: bytes, issued_ms: int,
-    ) -> ReceiptBody:  # fmt: skip
-        """The increment since the last receipt as the channel's next receipt; marks it as billed."""
-        total = self.total_credits
+        self, terms: ChannelTerms, head: ChannelHead, *, request_id: RequestId, model: ModelId, issued_ms: int
+    ) -> ReceiptBody:
+        """What is new since the last receipt, as the channel's next one."""
         prompt, completion, credits = self._billed
-        self._billed = (self.prompt_tokens, self.completion_tokens, total)
+        amount = self.total_credits - credits
         return ReceiptBody(
-            chain_id=chain_id, contract=contract, channel=state.channel, request_id=request_id, seq=head.seq + 1,
-            provider_key=provider_key, payer=state.payer, request_hash=self._request_hash,
+            chain_id=terms.chain_id, contract=terms.contract, channel=terms.channel, request_id=request_id,
+            seq=head.seq + 1, provider_key=terms.provider_key, payer=terms.payer, request_hash=self._request_hash,
             response_hash=self._hash.digest(), model=model, prompt_tokens=self.prompt_tokens - prompt,
-            completion_tokens=self.completion_tokens - completion, amount=total - credits, cum=head.cum + total - credits,
+            completion_tokens=self.completion_tokens - completion, amount=amount, cum=head.cum + amount,
             issued_ms=issued_ms,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
+
+    def on_billed(self, body: ReceiptBody) -> None:
+        """`body` is in the channel's log."""
+        prompt, completion, credits = self._billed
+        self._billed = (prompt + body.prompt_tokens, completion + body.completion_tokens, credits + body.amount)

@@ -14,23 +14,43 @@ import msgspec
 
 from quiver import trace
 from quiver.errors import (
-    BadSignature, DeadlineExceeded, PeerError, QuiverError, RequestRejected, Unavailable, WireCode,
+    BadSignature,
+    DeadlineExceeded,
+    PeerError,
+    RequestRejected,
+    Unavailable,
+    WireCode,
 )  # fmt: skip
 from quiver.identity import signing
 from quiver.ids import ChannelId, ModelId, PeerId, RequestId
 from quiver.ports import InferenceBackend, Stream
-from quiver.provider import ledgerbook
 from quiver.provider.admission import SlotAdmission, SlotVerdict
 from quiver.provider.channel import ProviderChannel
+from quiver.provider.generation import next_generation
 from quiver.provider.metering import Meter
 from quiver.provider.pricing import Price, compute_quote
+from quiver.receipts.checks import ChannelTerms
+from quiver.receipts.log import ProviderLog
+from quiver.receipts.signatures import sign_receipt, verify_acknowledgement
 from quiver.runtime import Nursery, Runtime
 from quiver.values.backend import BackendRequest, InstalledModel
 from quiver.values.frames import (
-    Accept, AckFrame, Authorise, Authorised, Busy, Cancel, Chunk, End, Error, InferenceFrame, Open, Quote, ReceiptFrame,
+    Accept,
+    AckFrame,
+    Authorise,
+    Authorised,
+    Busy,
+    Cancel,
+    Chunk,
+    End,
+    Error,
+    InferenceFrame,
+    Open,
+    Quote,
+    ReceiptFrame,
 )  # fmt: skip
 from quiver.values.offer import Load, Offer, OfferAnswer, OfferQuestion, SignedOffer
-from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
+from quiver.values.receipt import Acknowledgement
 from quiver.wire.protocols import ACKS, INFERENCE, OFFER
 
 # A busy provider asks payers to come back after its expected wait, within these bounds, seconds.
@@ -85,12 +105,12 @@ class ProviderService:
         self._offers: dict[ModelId, SignedOffer] = {}
         self._locks: dict[ChannelId, asyncio.Lock] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._domain = signing.ack_domain(runtime.ledger.chain_id, runtime.ledger.contract)
+        self._issuing: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
         """Raise the durable generation, sign the offers, then serve."""
         runtime = self.runtime
-        self.generation, put = ledgerbook.next_generation(runtime.store)
+        self.generation, put = next_generation(runtime.store)
         await runtime.store.commit([put])
         await self.sign_offers()
         runtime.transport.answer(OFFER, self._on_offer_question)
@@ -139,7 +159,7 @@ class ProviderService:
         channel = await self._authorise(stream.peer_id, frame)
         await stream.send(
             Authorised(
-                channel=channel.state.channel, head=channel.head, unacknowledged=tuple(channel.unacknowledged.values())
+                channel=channel.state.channel, head=channel.log.head, unacknowledged=channel.log.unacknowledged
             )
         )
         jobs: dict[RequestId, _Job] = {}
@@ -187,16 +207,16 @@ class ProviderService:
         """The channel in memory, read back from the store after a restart."""
         channel = self.channels.get(channel_id)
         if channel is None:
-            state = self.runtime.ledger.channel(channel_id)
-            if state is None:
-                raise PeerError("no such channel on the ledger", wire_code=WireCode.NOT_AUTHORISED)
-            row = ledgerbook.channel(self.runtime.store, channel_id) or ledgerbook.ChannelRow(head=ChannelHead())
-            acknowledged = row.acknowledgement.seq if row.acknowledgement else 0
-            open_receipts = [r for r in ledgerbook.receipts(self.runtime.store, channel_id) if r.body.seq > acknowledged]
-            channel = self.channels[channel_id] = ProviderChannel(
-                state, self.runtime.params, self._domain, head=row.head, acknowledgement=row.acknowledgement,
-                unacknowledged=tuple(open_receipts),
+            runtime = self.runtime
+            state = runtime.ledger.channel(channel_id)
+            if state is None or state.provider != runtime.signer.account:
+                raise PeerError("the ledger has no such channel to us", wire_code=WireCode.NOT_AUTHORISED)
+            terms = ChannelTerms(
+                chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, channel=channel_id,
+                provider_key=runtime.signer.public_key, payer=state.payer,
             )  # fmt: skip
+            channel = ProviderChannel(state, ProviderLog.load(runtime.store, terms), runtime.params)
+            self.channels[channel_id] = channel
             self._locks[channel_id] = asyncio.Lock()
         return channel
 
@@ -400,34 +420,28 @@ class ProviderService:
         self.admission.running -= 1
 
     async def _bill(self, stream: Stream, job: _Job, meter: Meter) -> None:
-        """Sign for what is new, make it durable, then send it: one at a time per channel, so seq and cum never fork."""
-        runtime, channel = self.runtime, job.channel
-        if not meter.chunks or not (meter.unbilled_tokens or meter.total_credits > 0):
+        """Sign for what is new. Shielded: a receipt that has a seq must become durable, whoever cancels the request."""
+        if meter.is_settled:
             return
+        task = asyncio.get_running_loop().create_task(self._issue(stream, job, meter))
+        self._issuing[task] = None
+        task.add_done_callback(lambda done: self._issuing.pop(done, None))
+        await asyncio.shield(task)
+
+    async def _issue(self, stream: Stream, job: _Job, meter: Meter) -> None:
+        """One receipt at a time per channel, so seq and cum never fork: durable first, then sent."""
+        runtime, channel = self.runtime, job.channel
         async with self._locks[channel.state.channel]:
+            if meter.is_settled:
+                return
             body = meter.next_receipt(
-                channel.state, channel.head, chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract,
-                provider_key=runtime.signer.public_key, request_id=job.open.request_id, model=job.open.model,
+                channel.log.terms, channel.log.head, request_id=job.open.request_id, model=job.open.model,
                 issued_ms=runtime.clock.utc_ms(),
             )  # fmt: skip
-            if not body.completion_tokens and not body.amount:
-                return
-            channel.issue(body)
-            signed = SignedReceipt(body=body, signature=await runtime.signer.sign(signing.receipt_digest(body)))
-            channel.keep(signed)
-            row = ledgerbook.channel(runtime.store, body.channel)
-            collected = row.collected if row else ChannelHead()
-            await runtime.store.commit(
-                [
-                    ledgerbook.put_receipt(signed),
-                    ledgerbook.put_channel(
-                        body.channel,
-                        ledgerbook.ChannelRow(
-                            head=channel.head, acknowledgement=channel.acknowledgement, collected=collected
-                        ),
-                    ),
-                ]
-            )
+            signed = await sign_receipt(runtime.signer, body)
+            batch = channel.on_issued(signed)
+            meter.on_billed(body)
+            await runtime.store.commit(batch)
             runtime.trace.emit(
                 trace.ReceiptIssued(
                     at_s=runtime.clock.now(), node=runtime.signer.peer_id, request_id=body.request_id,
@@ -445,34 +459,24 @@ class ProviderService:
         stream.finish()
 
     async def _on_acknowledgement(self, peer: PeerId, channel: ProviderChannel, acknowledgement: Acknowledgement) -> None:
-        """Verify, make durable, then count it."""
-        runtime = self.runtime
+        """Verify, count, make durable. A bad one is evidence and ends the stream it came on."""
+        runtime, ledger = self.runtime, self.runtime.ledger
         try:
-            digest = channel.check_acknowledgement(acknowledgement)
-            if not await runtime.verifier.verify_session(channel.state.session, digest, acknowledgement.signature):
-                raise BadSignature("an acknowledgement's signature does not verify", peer_id=peer)
-        except QuiverError as error:
+            await verify_acknowledgement(
+                runtime.verifier, acknowledgement, chain_id=ledger.chain_id, contract=ledger.contract,
+                session=channel.state.session,
+            )  # fmt: skip
+            batch = channel.on_acknowledged(acknowledgement)
+        except PeerError as error:
             runtime.trace.emit(
                 trace.EvidenceRecorded(
-                    at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=peer, kind="acknowledgement", detail=str(error)
+                    at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=peer, kind=type(error).__name__,
+                    detail=str(error),
                 )
-            )
+            )  # fmt: skip
             raise
-        if not channel.on_acknowledged(acknowledgement):
-            return
-        row = ledgerbook.channel(runtime.store, channel.state.channel)
-        await runtime.store.commit(
-            [
-                ledgerbook.put_channel(
-                    channel.state.channel,
-                    ledgerbook.ChannelRow(
-                        head=channel.head,
-                        acknowledgement=channel.acknowledgement,
-                        collected=row.collected if row else ChannelHead(),
-                    ),
-                )
-            ]
-        )
+        if batch:
+            await runtime.store.commit(batch)
 
 
 def content_key(model: ModelId) -> bytes:

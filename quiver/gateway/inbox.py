@@ -1,0 +1,61 @@
+"""Frames of one request, between the stream everyone shares and the one client who reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from quiver.errors import QuiverError, UsageError
+from quiver.gateway.delivery import Delivery
+from quiver.values.frames import InferenceFrame
+
+
+class RequestInbox:
+    """Bounded. The shared reader never waits for a slow client: `put` says no instead."""
+
+    __slots__ = ("delivery", "request_hash", "cancelled", "ended", "_frames", "_frames_max", "_waiter", "_error")
+
+    def __init__(self, *, frames_max: int, request_hash: bytes) -> None:
+        self.delivery: Delivery | None = None
+        self.request_hash = request_hash
+        self.cancelled = False
+        "We sent Cancel: frames still count for the receipt, but nobody reads them."
+        self.ended = False
+        self._frames: deque[InferenceFrame] = deque()
+        self._frames_max = frames_max
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: QuiverError | None = None
+
+    def put(self, frame: InferenceFrame) -> bool:
+        """Keep a frame for the reader; False if it is too far behind."""
+        if self.cancelled:
+            return True
+        if len(self._frames) >= self._frames_max:
+            return False
+        self._frames.append(frame)
+        self._wake()
+        return True
+
+    def fail(self, error: QuiverError) -> None:
+        """After the frames that are here, `get` raises `error`."""
+        if self._error is None and not self.ended:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def get(self) -> InferenceFrame:
+        """The next frame. Cancelling loses none."""
+        while not self._frames:
+            if self._error is not None:
+                raise self._error
+            if self._waiter is not None:
+                raise UsageError("two tasks read one request")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._frames.popleft()

@@ -1,0 +1,230 @@
+"""A gateway's connection to one provider: one inference stream for all requests, one stream for acknowledgements.
+
+Rules of this file: it awaits and moves values. The reader never waits for a client, and it is the only one that
+advances the channel, so receipts are checked in the order they were signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from quiver import trace
+from quiver.errors import PeerError, PeerUnreachable, QuiverError, ReceiptMismatch, StreamReset, WireCode
+from quiver.gateway.inbox import RequestInbox
+from quiver.gateway.payer import PayerChannel
+from quiver.identity import signing
+from quiver.ids import PeerId, RequestId
+from quiver.ports import Stream
+from quiver.receipts.signatures import sign_acknowledgement, verify_receipt
+from quiver.runtime import Nursery, Runtime
+from quiver.values.frames import (
+    Accept,
+    AckFrame,
+    Authorise,
+    Authorised,
+    Cancel,
+    Chunk,
+    End,
+    Error,
+    InferenceFrame,
+    Open,
+    ReceiptFrame,
+)  # fmt: skip
+from quiver.values.receipt import SignedReceipt
+from quiver.wire.protocols import ACKS, INFERENCE
+
+
+class ProviderLink:
+    """Use as: `await connect()`, then `run()` as a task for as long as the connection lives."""
+
+    def __init__(self, runtime: Runtime, peer: PeerId, channel: PayerChannel) -> None:
+        self.runtime = runtime
+        self.peer = peer
+        self.channel = channel
+        self.up = False
+        self._inboxes: dict[RequestId, RequestInbox] = {}
+        self._dirty = asyncio.Event()
+        self._stream: Stream | None = None
+        self._acks: Stream | None = None
+        self._nursery: Nursery | None = None
+
+    async def connect(self) -> None:
+        """Open both streams and agree on where the channel stands."""
+        runtime, params = self.runtime, self.runtime.params
+        state, ledger = self.channel.state, self.runtime.ledger
+        stream = await runtime.transport.open(self.peer, INFERENCE, timeout_s=params.dial_timeout_s)
+        try:
+            expires_ms = runtime.clock.utc_ms() + round(params.authorise_lifetime_s * 1000)
+            digest = signing.authorise_digest(
+                ledger.chain_id, ledger.contract, state.channel, runtime.signer.peer_id, self.peer, expires_ms
+            )
+            authorise = Authorise(
+                channel=state.channel, payer=state.payer, session=state.session, gateway=runtime.signer.peer_id,
+                provider=self.peer, expires_ms=expires_ms, signature=await runtime.signer.sign_session(digest),
+                head=self.channel.log.head, last=self.channel.log.last,
+            )  # fmt: skip
+            async with runtime.clock.deadline(params.dial_timeout_s):
+                await stream.send(authorise)
+                answer = await stream.receive()
+                if not isinstance(answer, Authorised) or answer.channel != state.channel:
+                    raise PeerError("a provider must answer Authorise with Authorised", peer_id=self.peer)
+                await self._catch_up(answer)
+            self._acks = await runtime.transport.open(self.peer, ACKS, timeout_s=params.dial_timeout_s)
+        except BaseException:
+            stream.reset(WireCode.NONE)
+            raise
+        self._stream = stream
+        self.up = True
+
+    async def _catch_up(self, answer: Authorised) -> None:
+        """Receipts we may have missed, re-sent verbatim. Together at most one first credit: we can't recount their answers."""
+        known_cum = self.channel.log.head.cum
+        for signed in answer.unacknowledged:
+            if signed.body.seq <= self.channel.log.head.seq:
+                continue
+            if signed.body.cum - known_cum > self.runtime.params.first_credit:
+                raise ReceiptMismatch("re-sent receipts exceed what we risk on answers we can't recount", peer_id=self.peer)
+            await self._accept_receipt(signed)
+        if answer.head != self.channel.log.head:
+            raise ReceiptMismatch(
+                f"provider is at receipt {answer.head.seq}, we are at {self.channel.log.head.seq}, of one channel", peer_id=self.peer
+            )
+
+    async def run(self) -> None:
+        """Read frames and acknowledge until the connection ends; then every open request learns it."""
+        error: QuiverError = PeerUnreachable("the provider closed the connection")
+        try:
+            async with Nursery() as nursery:
+                self._nursery = nursery
+                acks = nursery.start(self._acknowledge_always())
+                if self.channel.unsigned:
+                    self._dirty.set()
+                await self._read()
+                acks.cancel()
+        except StreamReset as caught:
+            error = PeerUnreachable(f"connection to the provider lost ({caught})")
+        except PeerError as caught:
+            error = caught
+            self._record(caught)
+        finally:
+            self.up = False
+            self._nursery = None
+            for stream in (self._stream, self._acks):
+                if stream is not None:
+                    stream.reset(WireCode.NONE)
+            for inbox in self._inboxes.values():
+                inbox.fail(error)
+            self._inboxes.clear()
+
+    def _record(self, error: PeerError) -> None:
+        self.runtime.trace.emit(
+            trace.EvidenceRecorded(
+                at_s=self.runtime.clock.now(), node=self.runtime.signer.peer_id, peer=self.peer,
+                kind=type(error).__name__, detail=str(error),
+            )
+        )  # fmt: skip
+
+    async def _read(self) -> None:
+        assert self._stream is not None
+        receive = self._stream.receive
+        while (frame := await receive()) is not None:
+            if isinstance(frame, ReceiptFrame):
+                await self._on_receipt(frame)
+                continue
+            inbox = self._inboxes.get(frame.request_id) if not isinstance(frame, (Authorise, Authorised)) else None
+            if inbox is None:
+                raise PeerError(f"{type(frame).__name__} for a request that is not open", peer_id=self.peer)
+            if isinstance(frame, Chunk):
+                if inbox.delivery is None:
+                    raise PeerError("a chunk before the quote was accepted", peer_id=self.peer)
+                inbox.delivery.on_chunk(frame)
+            elif isinstance(frame, (End, Error)):
+                inbox.ended = True
+                del self._inboxes[frame.request_id]
+            if not inbox.put(frame):
+                self.cancel(frame.request_id, WireCode.SLOW_CLIENT)
+                inbox.fail(PeerError("the client does not read", wire_code=WireCode.SLOW_CLIENT))
+
+    async def _on_receipt(self, frame: ReceiptFrame) -> None:
+        inbox = self._inboxes.get(frame.request_id)
+        if inbox is None or inbox.delivery is None or frame.receipt.body.request_id != frame.request_id:
+            raise ReceiptMismatch("a receipt for a request that is not open", peer_id=self.peer)
+        inbox.delivery.check(frame.receipt.body)
+        await self._accept_receipt(frame.receipt)
+        inbox.delivery.on_billed(frame.receipt.body)
+        inbox.put(frame)
+        self._dirty.set()
+
+    async def _accept_receipt(self, signed: SignedReceipt) -> None:
+        self.channel.check_receipt(signed)
+        await verify_receipt(self.runtime.verifier, signed)
+        self.channel.on_receipt(signed)
+
+    # ---- requests
+
+    async def open(self, frame: Open) -> RequestInbox:
+        """Send a request; its answers come to the inbox."""
+        if self._stream is None or not self.up:
+            raise PeerUnreachable("not connected to this provider")
+        digest = signing.request_hash(frame.request_id, frame.model, frame.max_tokens, frame.body)
+        inbox = RequestInbox(frames_max=self.runtime.params.chunk_buffer_max, request_hash=digest)
+        self._inboxes[frame.request_id] = inbox
+        await self.send(frame)
+        return inbox
+
+    async def accept(self, request_id: RequestId) -> None:
+        """Agree to the quote."""
+        await self.send(Accept(request_id=request_id))
+
+    async def send(self, frame: InferenceFrame) -> None:
+        """To the provider; a lost connection is `PeerUnreachable`."""
+        if self._stream is None or not self.up:
+            raise PeerUnreachable("connection to the provider lost")
+        try:
+            await self._stream.send(frame)
+        except StreamReset as error:
+            raise PeerUnreachable(f"connection to the provider lost ({error})") from error
+
+    def cancel(self, request_id: RequestId, code: int) -> None:
+        """Stop a request. Its last receipt is still checked and paid; nobody waits for it."""
+        inbox = self._inboxes.get(request_id)
+        if inbox is None or inbox.cancelled:
+            return
+        inbox.cancelled = True
+        if self._nursery is not None and self.up:
+            self._nursery.start(self._send_cancel(request_id, code))
+
+    async def _send_cancel(self, request_id: RequestId, code: int) -> None:
+        try:
+            await self.send(Cancel(request_id=request_id, code=code))
+        except PeerUnreachable:
+            return
+
+    # ---- acknowledgements
+
+    async def _acknowledge_always(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            # One signature covers all receipts of this interval.
+            await self.runtime.clock.sleep(self.runtime.params.acknowledge_interval_s)
+            await self.acknowledge()
+
+    async def acknowledge(self) -> None:
+        """Sign for everything accepted so far: durable here first, then sent."""
+        channel, runtime = self.channel, self.runtime
+        if not channel.unsigned or self._acks is None:
+            return
+        acknowledgement = await sign_acknowledgement(runtime.signer, channel.log.terms, channel.log.head)
+        if acknowledgement.seq != channel.log.head.seq:
+            # A receipt came while we signed: its own round will cover both.
+            self._dirty.set()
+            return
+        await runtime.store.commit(channel.log.on_signed(acknowledgement))
+        runtime.trace.emit(
+            trace.ReceiptAcknowledged(
+                at_s=runtime.clock.now(), node=runtime.signer.peer_id, channel=channel.state.channel,
+                seq=acknowledgement.seq, cum=acknowledgement.cum,
+            )
+        )  # fmt: skip
+        await self._acks.send(AckFrame(acknowledgement=acknowledgement))

@@ -1,0 +1,142 @@
+"""Channels and connections to providers: opened ahead of requests, topped up, re-dialled.
+
+Rules of this file: it awaits and moves values. One channel per (gateway, provider), at most `channels_max` links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from quiver.errors import QuiverError, SettlementError, Unavailable
+from quiver.gateway.link import ProviderLink
+from quiver.gateway.payer import PayerChannel
+from quiver.identity import signing
+from quiver.ids import Address, ChannelId, PeerId, compute_channel_id
+from quiver.receipts.checks import ChannelTerms
+from quiver.receipts.log import PayerLog
+from quiver.runtime import Nursery, Runtime
+from quiver.values.ledger import OpenChannel, TopUp
+from quiver.values.offer import Offer
+
+TABLE = "gateway_channels"
+_NONCE = b"nonce"
+# A channel is topped up when less than this share of a deposit is left.
+TOP_UP_SHARE = 0.5
+
+
+class OpenedChannel(msgspec.Struct, frozen=True, kw_only=True):
+    """Row: which channel pays this provider. Written before the ledger is asked, so a crash loses no deposit."""
+
+    channel: ChannelId
+    payout: Address
+    nonce: int
+
+
+class Purse:
+    """The gateway's channels by provider."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.links: dict[PeerId, ProviderLink] = {}
+        self._dialling: dict[PeerId, asyncio.Lock] = {}
+        self._topping_up: dict[PeerId, None] = {}
+        self._domain = signing.ack_domain(runtime.ledger.chain_id, runtime.ledger.contract)
+
+    def link(self, peer: PeerId) -> ProviderLink | None:
+        """A live connection, or None."""
+        link = self.links.get(peer)
+        return link if link is not None and link.up else None
+
+    @property
+    def is_full(self) -> bool:
+        """No further provider can be connected."""
+        return len(self.links) >= self.runtime.params.channels_max
+
+    async def connect(self, offer: Offer, nursery: Nursery) -> ProviderLink:
+        """The live link to a provider, after opening its channel and dialling if need be. One dial at a time a peer."""
+        peer = offer.provider
+        lock = self._dialling.setdefault(peer, asyncio.Lock())
+        try:
+            async with lock:
+                link = self.link(peer)
+                if link is None:
+                    if peer not in self.links and self.is_full:
+                        raise Unavailable(f"all {self.runtime.params.channels_max} channels are in use")
+                    link = ProviderLink(self.runtime, peer, await self._channel(offer))
+                    await link.connect()
+                    self.links[peer] = link
+                    nursery.start(self._keep(link))
+                return link
+        finally:
+            if not lock.locked():
+                self._dialling.pop(peer, None)
+
+    async def _keep(self, link: ProviderLink) -> None:
+        try:
+            await link.run()
+        finally:
+            if self.links.get(link.peer) is link:
+                del self.links[link.peer]
+
+    async def _channel(self, offer: Offer) -> PayerChannel:
+        """Our channel to this provider, opened on the ledger if there is none yet."""
+        runtime, peer = self.runtime, offer.provider
+        row = runtime.store.get(TABLE, peer)
+        opened = None if row is None else msgspec.msgpack.decode(row, type=OpenedChannel)
+        state = None if opened is None else runtime.ledger.channel(opened.channel)
+        if opened is None or opened.payout != offer.payout or (state is not None and state.closed):
+            opened, state = await self._reserve_nonce(offer), None
+        if state is None:
+            await runtime.ledger.submit(
+                OpenChannel(
+                    sender=runtime.signer.account, provider=offer.payout, session=runtime.signer.session_address,
+                    amount=runtime.params.channel_deposit_credits, nonce=opened.nonce,
+                )
+            )  # fmt: skip
+            state = runtime.ledger.channel(opened.channel)
+            if state is None:
+                raise SettlementError("not_confirmed", "the ledger accepted a channel it does not show")
+        terms = ChannelTerms(
+            chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, channel=opened.channel,
+            provider_key=offer.public_key, payer=runtime.signer.account,
+        )  # fmt: skip
+        return PayerChannel(state, PayerLog.load(runtime.store, terms))
+
+    async def _reserve_nonce(self, offer: Offer) -> OpenedChannel:
+        runtime = self.runtime
+        old = runtime.store.get(TABLE, _NONCE)
+        nonce = int.from_bytes(old, "big") if old else 0
+        channel = compute_channel_id(self._domain, runtime.signer.account, offer.payout, nonce)
+        opened = OpenedChannel(channel=channel, payout=offer.payout, nonce=nonce)
+        await runtime.store.commit(
+            [
+                (TABLE, _NONCE, (nonce + 1).to_bytes(8, "big")),
+                (TABLE, offer.provider, msgspec.msgpack.encode(opened)),
+            ]
+        )
+        return opened
+
+    def top_up_soon(self, link: ProviderLink, nursery: Nursery) -> None:
+        """Start a top-up if the channel runs low and none is under way."""
+        low = link.channel.available < self.runtime.params.channel_deposit_credits * TOP_UP_SHARE
+        if low and link.peer not in self._topping_up:
+            self._topping_up[link.peer] = None
+            nursery.start(self._top_up(link))
+
+    async def _top_up(self, link: ProviderLink) -> None:
+        runtime, channel = self.runtime, link.channel
+        try:
+            await runtime.ledger.submit(
+                TopUp(
+                    sender=runtime.signer.account, channel=channel.state.channel,
+                    amount=runtime.params.channel_deposit_credits,
+                )
+            )  # fmt: skip
+            channel.state = runtime.ledger.channel(channel.state.channel) or channel.state
+        except QuiverError:
+            # The next request that finds the channel low tries again; until then the channel just holds less.
+            return
+        finally:
+            self._topping_up.pop(link.peer, None)
