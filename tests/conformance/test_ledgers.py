@@ -1,0 +1,110 @@
+"""`LedgerSuite` on every ledger."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from quiver.ids import Address
+from quiver.live.chain.local import LocalLedger
+from quiver.params import Params
+from quiver.settlement.contract import Contract
+from sim.clock import SimClock
+from sim.invariants import SecondBookkeeper
+from sim.ledger import SimChain
+from sim.loop import Environment
+from sim.signer import SimSigner, SimVerifier
+from sim.trace import RunTrace
+from tests.conformance.ledger_suite import LedgerSuite
+
+CHAIN_ID, CONTRACT = 31337, Address(b"\x0c" * 20)
+
+
+class SimBed:
+    params = Params.minimal()
+
+    def __init__(self, mode, block_time_s):
+        self.mode = mode
+        self.env = Environment()
+        self.clock = SimClock(self.env)
+        self.trace = RunTrace()
+        self.bookkeeper = SecondBookkeeper()
+        self.trace.subscribe(self.bookkeeper.observe)
+        self.contract = Contract(
+            chain_id=CHAIN_ID, contract=CONTRACT, aggregator=SimSigner(1, "aggregator", mode=mode).account,
+            params=self.params, verify_session=SimVerifier(mode=mode).verify_session_now,
+        )  # fmt: skip
+        self.chain = SimChain(self.contract, self.clock, trace=self.trace, block_time_s=block_time_s)
+
+    def run(self, story):
+        self.env.run_coroutine(story())
+        self.contract.validate()
+        self.bookkeeper.compare(self.contract)
+
+    def node(self, name):
+        signer = SimSigner(1, name, mode=self.mode)
+        return self.chain.view(signer.account, signer.peer_id), signer
+
+    async def advance(self, seconds):
+        await self.clock.sleep(seconds)
+
+    def utc_ms(self):
+        return self.clock.utc_ms()
+
+
+class TestSimLedger(LedgerSuite):
+    @pytest.fixture(params=[("modelled", 0.0), ("modelled", 0.5), ("real", 0.5)])
+    def chain(self, request):
+        return SimBed(*request.param)
+
+
+class StoppedClock:
+    """Only `utc_ms` is used, and it moves when told."""
+
+    def __init__(self):
+        self.ms = 1_700_000_000_000
+
+    def utc_ms(self):
+        return self.ms
+
+
+class LocalBed:
+    params = Params.minimal()
+
+    def __init__(self, path):
+        self.path = path
+        self.clock = StoppedClock()
+        self.ledgers = []
+
+    def run(self, story):
+        async def main():
+            try:
+                await story()
+                self.ledgers[0].validate()
+            finally:
+                for ledger in self.ledgers:
+                    await ledger.close()
+
+        asyncio.run(main())
+
+    def node(self, name):
+        signer = SimSigner(1, name, mode="real")
+        ledger = LocalLedger(
+            self.path, signer.account, chain_id=CHAIN_ID, contract=CONTRACT, params=self.params, clock=self.clock,
+            aggregator=SimSigner(1, "aggregator", mode="real").account,
+        )  # fmt: skip
+        self.ledgers.append(ledger)
+        return ledger, signer
+
+    async def advance(self, seconds):
+        self.clock.ms += round(seconds * 1000)
+
+    def utc_ms(self):
+        return self.clock.ms
+
+
+class TestLocalLedger(LedgerSuite):
+    @pytest.fixture
+    def chain(self, tmp_path):
+        return LocalBed(tmp_path / "chain.db")
