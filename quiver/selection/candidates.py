@@ -12,20 +12,16 @@ from bisect import bisect_left, insort
 from enum import StrEnum
 from types import TracebackType
 
-from quiver.errors import UsageError
-from quiver.ids import ModelId, PeerId, short
+from quiver.ids import ModelId, PeerId
 from quiver.params import Params
 from quiver.selection.decay import DecayingMean
+from quiver.selection.ejection import Ejection
 from quiver.values.decision import Candidate, Outcome
 from quiver.values.offer import Load, Offer
 
-# Envoy's outlier detection (outlier_detection.proto); its statistical rules never fire at a gateway's rates.
-FAILURES_TO_EJECT = 5
-EJECT_S = 30.0
-"First ejection; the n-th lasts n times as long, at most `EJECT_S_MAX`."
-EJECT_S_MAX = 300.0
-"Also how long after an ejection its count is remembered."
 TTFT_TAU_S = 30.0
+AGE_STEP_S = 1.0
+"A candidate is rebuilt when something about it changed, else once a step: its `reported_age_s` lags by less than this."
 MODELS_MAX = 256
 "Models of one table; a gateway pins the models it serves, so more is a mistake."
 PEERS_PER_CANDIDATE = 4
@@ -50,12 +46,14 @@ class InFlight:
     def __init__(self, peer: _Peer) -> None:
         self._peer: _Peer | None = peer
         peer.in_flight += 1
+        peer.changes += 1
 
     def release(self) -> None:
         """The attempt is over. Idempotent."""
         peer, self._peer = self._peer, None
         if peer is not None:
             peer.in_flight -= 1
+            peer.changes += 1
 
     def __enter__(self) -> InFlight:
         return self
@@ -71,7 +69,7 @@ class _Peer:
 
     __slots__ = (
         "generation", "in_flight", "rtt_s", "load", "load_at_s", "channel_ready",
-        "failures", "ejections", "ejected_until_s", "entries",
+        "ejection", "entries", "changes",
     )  # fmt: skip
 
     def __init__(self, generation: int) -> None:
@@ -81,21 +79,23 @@ class _Peer:
         self.load: Load | None = None
         self.load_at_s = 0.0
         self.channel_ready = False
-        self.failures = 0
-        self.ejections = 0
-        self.ejected_until_s = -math.inf
+        self.ejection = Ejection()
         self.entries: dict[ModelId, _Entry] = {}
+        self.changes = 0
+        "Raised whenever a field of its candidates may have changed."
 
 
 class _Entry:
     """One offer of one provider, and what it was measured to be worth."""
 
-    __slots__ = ("offer", "expires_s", "ttft")
+    __slots__ = ("offer", "expires_s", "ttft", "built", "built_key")
 
     def __init__(self, offer: Offer, expires_s: float) -> None:
         self.offer = offer
         self.expires_s = expires_s
         self.ttft = DecayingMean(tau_s=TTFT_TAU_S)
+        self.built: Candidate | None = None
+        self.built_key = (-1, -1)
 
 
 class CandidateTable:
@@ -140,26 +140,26 @@ class CandidateTable:
         if peer is None:
             return False
         peer.load, peer.load_at_s = load, now
+        peer.changes += 1
         return True
 
     # -- what is measured here
 
     def on_rtt(self, peer_id: PeerId, rtt_s: float | None) -> None:
         """Round-trip time as the transport measured it."""
-        if (peer := self._peers.get(peer_id)) is not None:
+        if (peer := self._peers.get(peer_id)) is not None and peer.rtt_s != rtt_s:
             peer.rtt_s = rtt_s
+            peer.changes += 1
 
     def on_channel(self, peer_id: PeerId, *, ready: bool) -> None:
         """Whether a funded channel to this peer is open."""
         if (peer := self._peers.get(peer_id)) is not None:
             peer.channel_ready = ready
+            peer.changes += 1
 
     def dispatch(self, peer_id: PeerId) -> InFlight:
-        """Count a request as open at the peer until the guard is released; `UsageError` if the peer is unknown."""
-        peer = self._peers.get(peer_id)
-        if peer is None:
-            raise UsageError(f"{short(peer_id)} is not in the candidate table: dispatch only to what candidates() gave")
-        return InFlight(peer)
+        """Count a request as open at the peer until the guard is released; nothing is counted at a forgotten peer."""
+        return InFlight(self._peers.get(peer_id) or _Peer(0))
 
     def on_outcome(self, outcome: Outcome, *, model: ModelId, now: float) -> None:
         """Learn from the end of an attempt. Busy is load and changes nothing here; five failures in a row eject."""
@@ -167,33 +167,31 @@ class CandidateTable:
         if peer is None or outcome.busy:
             return
         if outcome.ok:
-            peer.failures = 0
+            peer.ejection.on_success()
             entry = peer.entries.get(model)
             if entry is not None and outcome.ttft_s is not None:
                 entry.ttft.observe(outcome.ttft_s, now=now)
-            return
-        if now < peer.ejected_until_s:
-            return  # Attempts that were open at the ejection fail late; they are the same outage.
-        peer.failures += 1
-        if peer.failures >= FAILURES_TO_EJECT:
-            if now >= peer.ejected_until_s + EJECT_S_MAX:
-                peer.ejections = 0
-            peer.ejections += 1
-            peer.ejected_until_s = now + min(EJECT_S * peer.ejections, EJECT_S_MAX)
-            peer.failures = 0
+                peer.changes += 1
+        else:
+            peer.ejection.on_failure(now=now)
 
     # -- what a gateway asks
 
     def candidates(self, model: ModelId, now: float) -> list[Candidate]:
         """Unexpired and not ejected, sorted by peer id. When all are ejected the ejections are ignored: fail open."""
+        step = int(now // AGE_STEP_S)
         healthy: list[Candidate] = []
         ejected: list[Candidate] = []
         for peer_id in self._models.get(model, ()):
             peer = self._peers[peer_id]
             entry = peer.entries[model]
             if entry.expires_s > now:
-                group = ejected if now < peer.ejected_until_s else healthy
-                group.append(self._candidate(peer_id, peer, entry, now))
+                key = (peer.changes, step)
+                candidate = entry.built
+                if candidate is None or entry.built_key != key:
+                    candidate = entry.built = self._candidate(peer_id, peer, entry, now)
+                    entry.built_key = key
+                (ejected if now < peer.ejection.until_s else healthy).append(candidate)
         if healthy or not ejected:
             return healthy
         self.panics += 1
@@ -212,7 +210,7 @@ class CandidateTable:
     def is_ejected(self, peer_id: PeerId, now: float) -> bool:
         """Whether the filter hides this peer now."""
         peer = self._peers.get(peer_id)
-        return peer is not None and now < peer.ejected_until_s
+        return peer is not None and now < peer.ejection.until_s
 
     def in_flight(self, peer_id: PeerId) -> int:
         """Requests of this gateway open at the peer."""
@@ -230,11 +228,7 @@ class CandidateTable:
         for peer_id, model in expired:
             self._drop(peer_id, model)
         self._forget(
-            [
-                peer_id
-                for peer_id, peer in self._peers.items()
-                if peer_id != keep and now >= peer.ejected_until_s + EJECT_S_MAX
-            ]
+            [peer_id for peer_id, peer in self._peers.items() if peer_id != keep and now >= peer.ejection.forgotten_s]
         )
         return len(expired)
 
@@ -278,6 +272,7 @@ class CandidateTable:
         )
 
     def _put(self, peer: _Peer, offer: Offer, expires_s: float) -> None:
+        peer.changes += 1
         entry = peer.entries.get(offer.model)
         if entry is not None:
             entry.offer, entry.expires_s = offer, expires_s
@@ -303,7 +298,7 @@ class CandidateTable:
         if len(self._models.get(model, ())) >= self._candidates_max:
             for listed in self._models[model]:
                 peer = self._peers[listed]
-                if now < peer.ejected_until_s and peer.in_flight == 0:
+                if now < peer.ejection.until_s and peer.in_flight == 0:
                     self._drop(listed, model)
                     break
         return self._has_room(peer_id, model)

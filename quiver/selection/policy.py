@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from quiver.errors import UsageError
@@ -69,7 +69,7 @@ def wanted_probes(policy: Policy, *, now: float, rng: random.Random) -> Sequence
 
 
 def rank(
-    candidates: Iterable[Candidate],
+    candidates: Sequence[Candidate],
     score: Callable[[Candidate], float],
     *,
     policy: str,
@@ -80,7 +80,16 @@ def rank(
 
     `reason` is a format string that may name `{score}`.
     """
-    keyed = [(score(candidate), rng.random(), candidate.peer) for candidate in candidates]
+    scores = [score(candidate) for candidate in candidates]
+    if not scores:
+        return Decision(ranked=(), policy=policy)
+    cutoff = heapq.nsmallest(RANKED_MAX, scores)[-1]
+    # Only who can still be ranked draws a number, so a full scan stays cheap.
+    keyed = [
+        (value, rng.random(), candidate.peer)
+        for value, candidate in zip(scores, candidates, strict=True)
+        if value <= cutoff
+    ]
     best = heapq.nsmallest(RANKED_MAX, keyed)
     ranked = tuple(Scored(peer=peer, score=value, reason=reason.format(score=value)) for value, _, peer in best)
     return Decision(ranked=ranked, policy=policy)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from math import isfinite, log
+from math import inf, log
 
-from quiver.selection.policy import rank
-from quiver.values.decision import Candidate, Decision
+from quiver.selection.policy import RANKED_MAX
+from quiver.values.decision import Candidate, Decision, Scored
 from quiver.values.request import InferenceRequest
 
 
@@ -29,12 +30,17 @@ class Weighted:
         self, request: InferenceRequest, candidates: Sequence[Candidate], *, now: float, rng: random.Random
     ) -> Decision:
         """Smallest of -ln(u) / w first: an exponential race, whose winners are distributed as A-Res draws."""
-        weights = {candidate.peer: self._weight(candidate) for candidate in candidates}
-        known = [weight for weight in weights.values() if weight > 0 and isfinite(weight)]
-        median = statistics.median(known) if known else 1.0
-
-        def finish_time(candidate: Candidate) -> float:
-            weight = weights[candidate.peer]
-            return -log(1.0 - rng.random()) / (weight if weight > 0 and isfinite(weight) else median)
-
-        return rank(candidates, finish_time, policy=self.name, reason="drawn by weight", rng=rng)
+        weights = [self._weight(candidate) for candidate in candidates]
+        known = [weight for weight in weights if 0 < weight < inf]
+        if len(known) < len(weights):
+            median = statistics.median(known) if known else 1.0
+            weights = [weight if 0 < weight < inf else median for weight in weights]
+        race = heapq.nsmallest(
+            RANKED_MAX,
+            (
+                (-log(1.0 - rng.random()) / weight, candidate.peer)
+                for weight, candidate in zip(weights, candidates, strict=True)
+            ),
+        )
+        ranked = tuple(Scored(peer=peer, score=finish, reason="drawn by weight") for finish, peer in race)
+        return Decision(ranked=ranked, policy=self.name)
