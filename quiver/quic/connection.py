@@ -1,0 +1,143 @@
+"""aioquic's connection with three things of libp2p's and ours: authentication, honest credit, and a fixed stream order.
+
+aioquic doubles its receive windows as data arrives, read or not. Here credit follows what was consumed:
+limit = bytes taken in order - bytes read by nobody yet + window. So a peer that is not read is stopped by flow control.
+aioquic serves streams in the order of a set of objects; here a stream's hash is its id, so a run can be repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.stream import QuicStream
+
+from quiver.ids import PeerId
+from quiver.quic.tls import Judge, authenticate
+
+
+class _OrderedStream(QuicStream):  # type: ignore[misc]
+    def __hash__(self) -> int:
+        return int(self.stream_id)
+
+
+class _Streams(dict[int, QuicStream]):
+    def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
+        stream.__class__ = _OrderedStream
+        super().__setitem__(stream_id, stream)
+
+
+class PeerConnection(QuicConnection):  # type: ignore[misc]
+    """One authenticated QUIC connection. `streams_max` is how many streams the peer may have open at once."""
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        judge: Judge,
+        expected_peer: PeerId | None = None,
+        streams_max: int,
+        original_destination_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration, original_destination_connection_id=original_destination_connection_id
+        )
+        self._judge = judge
+        self._expected_peer = expected_peer
+        self._streams = _Streams()
+        self._unread: dict[int, int] = {}
+        self._unread_total = 0
+        # libp2p opens bidirectional streams only.
+        for limit, value in ((self._local_max_streams_bidi, streams_max), (self._local_max_streams_uni, 0)):
+            limit.value = limit.sent = value
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        authenticate(self.tls, judge=self._judge, expected_peer=self._expected_peer)
+
+    @property
+    def remote_peer(self) -> PeerId | None:
+        """Who the certificate proved; None before."""
+        tls = getattr(self, "tls", None)
+        return None if tls is None else tls.remote_peer
+
+    @property
+    def ending(self) -> tuple[int, str, bool] | None:
+        """(code, reason, said by an application) once either side closes; known before aioquic's own event, which waits 3 PTO."""
+        event = self._close_event
+        return None if event is None else (event.error_code, event.reason_phrase, event.frame_type is None)
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round-trip time (RFC 9002, 5.3); None before the first sample."""
+        return float(self._loss._rtt_smoothed) if self._loss._rtt_initialized else None
+
+    def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+        """Buffer data of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
+        stream = self._streams.get(stream_id)
+        if self._stream_is_discarded(stream_id) or (stream is not None and stream.sender._reset_error_code is not None):
+            return
+        self.send_stream_data(stream_id, data, end_stream=end_stream)
+
+    def buffered_bytes(self, stream_id: int) -> int:
+        """Bytes written to a stream that the peer has not acknowledged yet; they are held in memory."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def is_receiving(self, stream_id: int) -> bool:
+        """More may arrive on this stream."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and not stream.receiver.is_finished
+
+    def add_unread(self, stream_id: int, size: int) -> None:
+        """`size` bytes now wait for a reader (negative: were read). They stay out of the peer's credit while they wait."""
+        left = self._unread.get(stream_id, 0) + size
+        assert left >= 0
+        if left:
+            self._unread[stream_id] = left
+        else:
+            self._unread.pop(stream_id, None)
+        self._unread_total += size
+
+    def forget_unread(self, stream_id: int) -> None:
+        """Nobody will read this stream: give its bytes back to the connection's credit."""
+        self._unread_total -= self._unread.pop(stream_id, 0)
+
+    def has_credit_to_send(self, stream_id: int) -> bool:
+        """At least half a window was read since the peer was last told, for this stream or for the connection."""
+        stream = self._streams.get(stream_id)
+        if self._connection_credit() > self._local_max_data.value:
+            return True
+        return stream is not None and self._stream_credit(stream) > stream.max_stream_data_local
+
+    def _stream_credit(self, stream: QuicStream) -> int:
+        """The limit the peer should have; the present one until at least half a window more can be granted."""
+        window = self._configuration.max_stream_data
+        limit = stream.receiver.starting_offset() - self._unread.get(stream.stream_id, 0) + window
+        present: int = stream.max_stream_data_local
+        return limit if limit - present >= window // 2 and not stream.receiver.is_finished else present
+
+    def _connection_credit(self) -> int:
+        window = self._configuration.max_data
+        limit: int = self._local_max_data.used - self._unread_total + window
+        present: int = self._local_max_data.value
+        return limit if limit - present >= window // 2 else present
+
+    def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
+        stream.max_stream_data_local = self._stream_credit(stream)
+        # aioquic doubles the limit when more than half of it was received: it is shown nothing received.
+        received, stream.receiver.highest_offset = stream.receiver.highest_offset, 0
+        try:
+            super()._write_stream_limits(builder=builder, space=space, stream=stream)
+        finally:
+            stream.receiver.highest_offset = received
+
+    def _write_connection_limits(self, builder: Any, space: Any) -> None:
+        limit = self._local_max_data
+        limit.value = self._connection_credit()
+        used, limit.used = limit.used, 0
+        try:
+            super()._write_connection_limits(builder=builder, space=space)
+        finally:
+            limit.used = used

@@ -1,0 +1,198 @@
+"""`Transport` over a `QuicEndpoint`: rpcs, streams and the handlers that serve them.
+
+An rpc is one stream: question, answer with the end, then our end. An answer is computed in the turn in which the
+question arrived, without a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from quiver.errors import Busy, DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, Unavailable, WireCode
+from quiver.ids import PeerId, short
+from quiver.ports import Answer, Clock, Handler, ProtocolSpec
+from quiver.quic.certificate import Identity
+from quiver.quic.driver import FrameStream, Limits, NetworkAddress
+from quiver.quic.endpoint import QuicEndpoint, SendDatagram
+from quiver.quic.link import Link
+from quiver.quic.stream import PeerStream
+from quiver.values.peer import PeerInfo
+
+# Streams we hold open towards one peer before `open` says Busy; those beyond the peer's own limit wait inside aioquic.
+STREAMS_OPEN_MAX = 4096
+
+OnFrame = Callable[[PeerId, str, bytes], None]
+
+
+class QuicTransport:
+    """Make it inside a running loop. `addresses` is what others are told to dial; `ip_version` what `send_datagram` reaches.
+
+    `on_frame(peer, protocol id, payload)` observes each question and each received frame.
+    """
+
+    def __init__(
+        self,
+        *,
+        peer_id: PeerId,
+        identity: Identity,
+        clock: Clock,
+        send_datagram: SendDatagram,
+        addresses: tuple[bytes, ...] = (),
+        ip_version: int = 4,
+        limits: Limits | None = None,
+        on_frame: OnFrame | None = None,
+    ) -> None:
+        self.peer_id = peer_id
+        self._clock = clock
+        self._addresses = addresses
+        self._on_frame = on_frame
+        self._handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
+        self._answers: dict[str, tuple[ProtocolSpec, Answer]] = {}
+        self._frame_limits: dict[str, int] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._loop = asyncio.get_running_loop()
+        self._endpoint = QuicEndpoint(
+            identity=identity,
+            clock=clock,
+            send_datagram=send_datagram,
+            ip_version=ip_version,
+            limits=limits or Limits(),
+            frame_limits=self._frame_limits,
+            on_opened=self._on_opened,
+        )
+
+    def receive_datagram(self, data: bytes, address: NetworkAddress) -> None:
+        """Hand in one datagram that arrived for this node."""
+        self._endpoint.receive_datagram(data, address)
+
+    def local_info(self) -> PeerInfo:
+        """Our peer id and the addresses others may dial."""
+        return PeerInfo(peer_id=self.peer_id, addresses=self._addresses)
+
+    def learn(self, info: PeerInfo) -> None:
+        """Remember addresses of a peer (bounded, oldest dropped)."""
+        self._endpoint.learn(info)
+
+    def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
+        """Run `handler` as a task for each incoming stream; when it raises, the stream is reset."""
+        self._handlers[protocol.id] = (protocol, handler)
+        self._frame_limits[protocol.id] = protocol.frame_bytes_max
+
+    def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
+        """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset."""
+        self._answers[protocol.id] = (protocol, function)
+        self._frame_limits[protocol.id] = protocol.frame_bytes_max
+
+    async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
+        """Ask, and wait for the one answer. `timeout_s` covers the dial."""
+        link: Link | None = None
+        stream: PeerStream | None = None
+        try:
+            async with self._clock.deadline(timeout_s):
+                link = await self._endpoint.connect(peer)
+                stream = self._open(link, protocol)
+                await stream.send(message)
+                answer = await stream.receive()
+            if answer is None:
+                raise StreamReset(WireCode.PROTOCOL_VIOLATION, f"{protocol.id} ended without an answer", peer_id=peer)
+        except BaseException as error:
+            # Frees the stream at both ends, also when the caller was cancelled.
+            if stream is not None:
+                stream.reset(WireCode.NONE)
+            if isinstance(error, DeadlineExceeded):
+                raise DeadlineExceeded(f"{short(peer)} did not answer {protocol.id} within {timeout_s:g} s") from error
+            if isinstance(error, StreamReset) and link is not None and link.driver.is_closed:
+                raise PeerUnreachable(f"the connection to {short(peer)} was lost during {protocol.id}") from error
+            raise
+        stream.finish_and_drain()
+        return answer
+
+    async def open(self, peer: PeerId, protocol: ProtocolSpec, *, timeout_s: float) -> PeerStream:
+        """A new stream. An unsupported protocol shows at the first receive."""
+        try:
+            async with self._clock.deadline(timeout_s):
+                return self._open(await self._endpoint.connect(peer), protocol)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(f"no connection to {short(peer)} within {timeout_s:g} s") from error
+
+    def rtt_s(self, peer: PeerId) -> float | None:
+        """Smoothed round-trip time of the connection in use, or None."""
+        link = self._endpoint.link_to(peer)
+        return None if link is None else link.driver.rtt_s
+
+    async def close(self) -> None:
+        """Stop serving; every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first."""
+        self._endpoint.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._endpoint.wait_closed()
+
+    def _open(self, link: Link, protocol: ProtocolSpec) -> PeerStream:
+        if link.driver.streams_open >= STREAMS_OPEN_MAX:
+            raise Busy(f"{STREAMS_OPEN_MAX} streams are open to one peer; wait for some to end")
+        stream = link.driver.open(protocol.id, protocol.frame_bytes_max)
+        return self._wrap(link, stream, protocol)
+
+    def _wrap(self, link: Link, stream: FrameStream, protocol: ProtocolSpec) -> PeerStream:
+        return PeerStream(
+            link.driver, stream, protocol, transmit_soon=partial(self._endpoint.transmit_soon, link), on_frame=self._on_frame
+        )
+
+    def _on_opened(self, link: Link, stream: FrameStream) -> None:
+        if (served := self._handlers.get(stream.protocol_id)) is not None:
+            protocol, handler = served
+            task = self._loop.create_task(self._run(handler, self._wrap(link, stream, protocol)), name=protocol.id)
+            self._tasks[task] = None
+            task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        else:
+            protocol, function = self._answers[stream.protocol_id]
+            stream.on_change = partial(self._answer, link, stream, protocol, function)
+
+    async def _run(self, handler: Handler, stream: PeerStream) -> None:
+        try:
+            await handler(stream)
+        except PeerError as error:
+            stream.reset(error.code if isinstance(error, StreamReset) else error.wire_code)
+        except Unavailable:
+            stream.reset(WireCode.BUSY)
+        except asyncio.CancelledError:
+            stream.reset(WireCode.SHUTDOWN)
+            raise
+        except Exception as error:
+            stream.reset(WireCode.INTERNAL)
+            self._report(stream.protocol_id, error)
+        else:
+            stream.abandon()
+
+    def _answer(self, link: Link, stream: FrameStream, protocol: ProtocolSpec, function: Answer) -> None:
+        driver = link.driver
+        data = driver.read(stream)
+        if data is None:
+            if stream.has_ended:
+                driver.reset(stream, WireCode.PROTOCOL_VIOLATION)
+            return
+        assert driver.peer_id is not None
+        if self._on_frame is not None:
+            self._on_frame(driver.peer_id, protocol.id, data)
+        stream.on_change = partial(driver.check_silent, stream)
+        try:
+            reply = protocol.encode(function(driver.peer_id, protocol.decode(data)))
+        except PeerError as error:
+            driver.reset(stream, error.code if isinstance(error, StreamReset) else error.wire_code)
+        except Unavailable:
+            driver.reset(stream, WireCode.BUSY)
+        except Exception as error:
+            driver.reset(stream, WireCode.INTERNAL)
+            self._report(protocol.id, error)
+        else:
+            driver.write_last(stream, reply)
+            driver.check_silent(stream)
+        self._endpoint.transmit_soon(link)
+
+    def _report(self, protocol_id: str, error: Exception) -> None:
+        """A bug in our own code: the peer sees INTERNAL, the loop's exception handler sees the traceback."""
+        self._loop.call_exception_handler({"message": f"serving {protocol_id} failed", "exception": error})

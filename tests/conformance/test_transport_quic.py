@@ -1,0 +1,59 @@
+"""The Transport suite on real UDP loopback: aioquic, libp2p TLS, multistream-select."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from quiver.identity.keys import KeyPair
+from quiver.live.libp2p.udp import UdpTransport
+from quiver.quic.driver import Limits
+from tests.conformance.transport_suite import TransportSuite
+
+# A crashed peer is given up after this silence; the default of 30 s would only make the tests slow.
+LIMITS = Limits(idle_timeout_s=1.0, handshake_timeout_s=1.0)
+
+
+class UdpNet:
+    def __init__(self):
+        self.nodes = []
+        self.errors = []
+
+    def run(self, story):
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: self.errors.append(context))
+            try:
+                await story(self)
+            finally:
+                for node in self.nodes:
+                    await node.close()
+
+        asyncio.run(main())
+        assert not self.errors
+
+    async def node(self):
+        node = UdpTransport(KeyPair(bytes([len(self.nodes) + 1]) * 32), limits=LIMITS)
+        await node.start()
+        self.nodes.append(node)
+        return node
+
+    def meet(self, a, b):
+        a.learn(b.local_info())
+        b.learn(a.local_info())
+
+    async def crash(self, node):
+        await node.abort()
+
+    async def settle(self, seconds=0.05):
+        await asyncio.sleep(min(seconds, 0.3))
+
+    def stranger(self):
+        return KeyPair(b"stranger" * 4).peer_id
+
+
+class TestQuicTransport(TransportSuite):
+    @pytest.fixture
+    def net(self):
+        return UdpNet()
