@@ -95,7 +95,8 @@ class Jitter:
         slot = int(now / self._slot_s)
         state = self._state.get(pair)
         excess = state[2] if state is not None and state[0] == slot else self._move(pair, slot, state)
-        return self._base(src, dst) * excess
+        base_s = self._base(src, dst)
+        return base_s * excess if base_s < DROP else 0.0
 
     def _move(self, pair: int, slot: int, state: tuple[int, float, float] | None) -> float:
         key = _mix(self._key ^ _mix(pair + _GOLDEN))
