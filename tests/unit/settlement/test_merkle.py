@@ -80,7 +80,7 @@ def as_pymerkle(leaf_hash: bytes, proof: Proof) -> InclusionProof:
     return InclusionProof("sha256", True, proof.count, proof.index + 1, [*rule, 0], [leaf_hash, *proof.siblings])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6, 7, 11])
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 7])
 def test_any_flipped_bit_of_leaf_proof_or_root_is_refused(count):
     tree, good = commit(count)
     for index in range(count):
@@ -93,7 +93,7 @@ def test_any_flipped_bit_of_leaf_proof_or_root_is_refused(count):
             for field in ("epoch", "cum", "seq"):
                 leaf = msgspec.structs.replace(LEAVES[index], **{field: getattr(LEAVES[index], field) ^ 1 << bit})
                 refuse(leaf, proof, good, "proof_")
-        for bit in range(0, 256, 5):
+        for bit in range(256):
             refuse(LEAVES[index], proof, msgspec.structs.replace(good, root=flip(good.root, bit)), "proof_root")
             for field in ("channel", "head"):
                 leaf = msgspec.structs.replace(LEAVES[index], **{field: flip(getattr(LEAVES[index], field), bit)})

@@ -1,0 +1,147 @@
+"""Any sequence of transactions: conservation holds, the second bookkeeper agrees, a refusal changes nothing, snapshots are exact."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from quiver.errors import SettlementError
+from quiver.identity.signing import ack_digest, ack_domain
+from quiver.ids import Address, ChannelId, PeerId
+from quiver.params import Params
+from quiver.settlement.contract import Contract
+from quiver.settlement.merkle import MerkleTree, hash_leaf
+from quiver.trace import LedgerMoved
+from quiver.values.ledger import (
+    Claim,
+    ClaimDirect,
+    Commitment,
+    Deposit,
+    FinishExit,
+    Leaf,
+    OpenChannel,
+    RequestExit,
+    SubmitEpoch,
+    TopUp,
+)
+from quiver.values.receipt import Acknowledgement
+from sim.invariants import SecondBookkeeper
+from sim.signer import compute_tag, model_verify_session
+
+HUB, AGGREGATOR = Address(b"\x0c" * 20), Address(b"\x0a" * 20)
+ACCOUNTS = [Address(bytes([n]) * 20) for n in range(1, 5)]
+PARAMS = Params.minimal()
+DOMAIN = ack_domain(9, HUB)
+
+accounts = st.sampled_from(ACCOUNTS)
+amounts = st.integers(-1, 60)
+
+
+def acknowledge(session, channel, seq, cum):
+    digest = ack_digest(DOMAIN, channel, cum, seq, bytes(32))
+    signature = compute_tag(session, digest, b"secp256k1") + b"\0"
+    return Acknowledgement(channel=channel, seq=seq, cum=cum, head=bytes(32), signature=signature)
+
+
+class ContractMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.contract = Contract(
+            chain_id=9, contract=HUB, aggregator=AGGREGATOR, params=PARAMS, verify_session=model_verify_session
+        )
+        self.bookkeeper = SecondBookkeeper()
+        self.now_ms = 0
+        self.channels: list[ChannelId] = [ChannelId(bytes(32))]
+        self.trees: dict[int, tuple[Leaf, MerkleTree]] = {}
+
+    def send(self, transaction):
+        before = self.contract.to_snapshot()
+        try:
+            event = self.contract.apply(transaction, self.now_ms)
+        except SettlementError as error:
+            assert error.reason.replace("_", "").isalpha()
+            assert self.contract.to_snapshot() == before
+            return None
+        self.bookkeeper.observe(LedgerMoved(at_s=0.0, node=PeerId(b""), event=event))
+        return event
+
+    def pick(self, data):
+        return data.draw(st.sampled_from(self.channels))
+
+    @rule(ms=st.sampled_from([1, 4_999, 5_000, 10_000, 20_000]))
+    def time_passes(self, ms):
+        self.now_ms += ms
+
+    @rule(sender=accounts, amount=amounts)
+    def deposit(self, sender, amount):
+        self.send(Deposit(sender=sender, amount=amount))
+
+    @rule(sender=accounts, provider=accounts, session=accounts, amount=amounts, nonce=st.integers(-1, 2))
+    def open(self, sender, provider, session, amount, nonce):
+        event = self.send(OpenChannel(sender=sender, provider=provider, session=session, amount=amount, nonce=nonce))
+        if event is not None:
+            self.channels.append(event.channel)
+
+    @rule(data=st.data(), sender=accounts, amount=amounts)
+    def top_up(self, data, sender, amount):
+        self.send(TopUp(sender=sender, channel=self.pick(data), amount=amount))
+
+    @rule(data=st.data(), signer=st.none() | accounts, sender=accounts, cum=st.integers(-1, 100))
+    def claim_directly(self, data, signer, sender, cum):
+        channel = self.pick(data)
+        state = self.contract.channel(channel)
+        session = signer or (state.session if state else ACCOUNTS[0])
+        ack = acknowledge(session, channel, 1, max(cum, 0))
+        event = self.send(ClaimDirect(sender=sender, acknowledgement=ack))
+        assert event is None or session == state.session
+
+    @rule(data=st.data(), sender=st.sampled_from([*ACCOUNTS, AGGREGATOR]), cum=st.integers(0, 100), epoch=st.integers(0, 3))
+    def submit(self, data, sender, cum, epoch):
+        leaf = Leaf(epoch=epoch, channel=self.pick(data), cum=cum, seq=1, head=bytes(32))
+        tree = MerkleTree([bytes([7]) * 32, hash_leaf(leaf)])
+        event = self.send(SubmitEpoch(sender=sender, commitment=Commitment(epoch=epoch, root=tree.root, count=2)))
+        if event is not None:
+            assert self.now_ms >= (epoch + 1) * PARAMS.epoch_ms
+            self.trees[epoch] = (leaf, tree)
+
+    @rule(data=st.data(), epoch=st.integers(0, 3), index=st.integers(0, 1))
+    def claim(self, data, epoch, index):
+        if epoch in self.trees:
+            leaf, tree = self.trees[epoch]
+            state = self.contract.channel(leaf.channel)
+            ack = acknowledge(state.session if state else ACCOUNTS[0], leaf.channel, leaf.seq, leaf.cum)
+            event = self.send(Claim(sender=AGGREGATOR, leaf=leaf, proof=tree.proof(index), acknowledgement=ack))
+            assert event is None or index == 1
+
+    @rule(data=st.data(), sender=accounts)
+    def request_exit(self, data, sender):
+        self.send(RequestExit(sender=sender, channel=self.pick(data)))
+
+    @rule(data=st.data(), sender=accounts)
+    def finish_exit(self, data, sender):
+        self.send(FinishExit(sender=sender, channel=self.pick(data)))
+
+    @invariant()
+    def credits_are_conserved(self):
+        self.contract.validate()
+        self.bookkeeper.compare(self.contract)
+
+    def teardown(self):
+        data = self.contract.to_snapshot()
+        again = Contract.from_snapshot(data, params=PARAMS, verify_session=model_verify_session)
+        again.validate()
+        assert again.to_snapshot() == data
+
+
+ContractMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestContract = ContractMachine.TestCase
+
+
+@pytest.mark.parametrize("width", [0, 19, 21])
+def test_an_account_of_another_width_is_refused(width):
+    contract = Contract(chain_id=9, contract=HUB, aggregator=AGGREGATOR, params=PARAMS, verify_session=model_verify_session)
+    with pytest.raises(SettlementError) as caught:
+        contract.apply(Deposit(sender=Address(bytes(width)), amount=1), 0)
+    assert caught.value.reason == "malformed_address"
