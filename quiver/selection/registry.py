@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from quiver.errors import UsageError
+from quiver.selection.cheapest_within_slo import CheapestWithinSlo
 from quiver.selection.least_loaded import LeastLoaded
 from quiver.selection.peak_ewma import PeakEwma
 from quiver.selection.policy import Factory
 from quiver.selection.power_of_two import PowerOfTwo
+from quiver.selection.prefix_affinity import PrefixAffinity
+from quiver.selection.prequal import Prequal
 from quiver.selection.random_choice import RandomChoice
 from quiver.selection.round_robin import RoundRobin
 from quiver.selection.weighted import Weighted
 
 POLICIES: dict[str, Factory] = {
-    policy.name: policy for policy in (RandomChoice, Weighted, RoundRobin, LeastLoaded, PowerOfTwo, PeakEwma)
+    policy.name: policy
+    for policy in (
+        RandomChoice,
+        Weighted,
+        RoundRobin,
+        LeastLoaded,
+        PowerOfTwo,
+        PeakEwma,
+        Prequal,
+        PrefixAffinity,
+        CheapestWithinSlo,
+    )
 }
 
 
