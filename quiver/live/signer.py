@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from quiver.errors import Unavailable
@@ -53,7 +54,7 @@ class SignaturePool:
         for start in range(0, len(jobs), BATCH_JOBS_MAX):
             batch = jobs[start : start + BATCH_JOBS_MAX]
             done: Future[list[Any]] = self._executor.submit(_compute, [(function, args) for function, args, _ in batch])
-            done.add_done_callback(lambda done, batch=batch: self._hand_back(batch, done))
+            done.add_done_callback(partial(self._hand_back, batch))
 
     def _hand_back(self, batch: list[_Job], done: Future[list[Any]]) -> None:
         """On the worker's thread: one call into the loop for the whole batch."""

@@ -72,7 +72,12 @@ class Identity:
 
 
 def make(
-    *, public_key: bytes, sign: Callable[[bytes], bytes], entropy: bytes, utc_ms: int, key: CertificateKey = CertificateKey.P256
+    *,
+    public_key: bytes,
+    sign: Callable[[bytes], bytes],
+    entropy: bytes,
+    utc_ms: int,
+    key: CertificateKey = CertificateKey.P256,
 ) -> Identity:
     """A certificate for the Ed25519 host key `public_key`; `entropy` is 32 secret random bytes, the same ones give the same bytes."""
     if len(entropy) != PRIVATE_KEY_ENTROPY_BYTES:
@@ -103,15 +108,26 @@ def verify(certificate: x509.Certificate, utc_ms: int) -> PeerId:
     """The peer id the certificate proves, or `BadCertificate`: dates, self-signature, extension, host signature, in this order."""
     at = _EPOCH + datetime.timedelta(milliseconds=utc_ms)
     if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
-        raise BadCertificate(f"certificate valid {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}, not at {at}")
+        raise BadCertificate(
+            f"certificate valid {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}, not at {at}"
+        )
     try:
         certificate_key = certificate.public_key()
-        _check_signature(certificate_key, certificate.signature, certificate.tbs_certificate_bytes, certificate.signature_hash_algorithm)
+        _check_signature(
+            certificate_key,
+            certificate.signature,
+            certificate.tbs_certificate_bytes,
+            certificate.signature_hash_algorithm,
+        )
         extensions = list(certificate.extensions)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
         raise BadCertificate("the certificate is not signed by its own key, or cannot be read") from error
     ours = [extension for extension in extensions if extension.oid == EXTENSION_OID]
-    strange = [e.oid.dotted_string for e in extensions if e.critical and isinstance(e.value, x509.UnrecognizedExtension) and e not in ours]
+    strange = [
+        e.oid.dotted_string
+        for e in extensions
+        if e.critical and isinstance(e.value, x509.UnrecognizedExtension) and e not in ours
+    ]
     if strange:
         raise BadCertificate(f"critical extension {strange[0]} is not known here")
     if len(ours) != 1 or not isinstance(ours[0].value, x509.UnrecognizedExtension):

@@ -17,9 +17,10 @@ from quiver.ids import PeerId
 from quiver.quic.tls import Judge, authenticate
 
 
-class _OrderedStream(QuicStream):  # type: ignore[misc]
+class _OrderedStream(QuicStream):
     def __hash__(self) -> int:
-        return int(self.stream_id)
+        assert self.stream_id is not None
+        return self.stream_id
 
 
 class _Streams(dict[int, QuicStream]):
@@ -28,7 +29,7 @@ class _Streams(dict[int, QuicStream]):
         super().__setitem__(stream_id, stream)
 
 
-class PeerConnection(QuicConnection):  # type: ignore[misc]
+class PeerConnection(QuicConnection):
     """One authenticated QUIC connection. `streams_max` is how many streams the peer may have open at once."""
 
     def __init__(
@@ -114,6 +115,7 @@ class PeerConnection(QuicConnection):  # type: ignore[misc]
     def _stream_credit(self, stream: QuicStream) -> int:
         """The limit the peer should have; the present one until at least half a window more can be granted."""
         window = self._configuration.max_stream_data
+        assert stream.stream_id is not None
         limit = stream.receiver.starting_offset() - self._unread.get(stream.stream_id, 0) + window
         present: int = stream.max_stream_data_local
         return limit if limit - present >= window // 2 and not stream.receiver.is_finished else present

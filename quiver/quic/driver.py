@@ -9,107 +9,34 @@ a window of unread bytes, per connection `connection_window_bytes` of unread byt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import msgspec
 from aioquic.quic import events as quic_events
 
 from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.ids import PeerId
 from quiver.quic.connection import PeerConnection
+from quiver.quic.events import (
+    Changed,
+    Closed,
+    Connected,
+    Event,
+    FrameStream,
+    Limits,
+    NetworkAddress,
+    Opened,
+    RouteAdded,
+    RouteRemoved,
+    Terminated,
+)
 from quiver.wire.framing import FrameReader, encode_frame
 from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
-
-NetworkAddress = tuple[str, int]
-"""Numeric host and UDP port."""
 
 # libp2p's connection close codes (libp2p specs, error codes): the peer stops.
 CLOSE_SHUTDOWN, CLOSE_RESOURCE_LIMIT = 0x1006, 0x1001
 # js-libp2p ends a connection after 10 s of silence.
 KEEPALIVE_S = 4.0
 NEGOTIATION_TIMEOUT_S = 10.0
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one connection."""
-
-    stream_window_bytes: int = 256 * 1024
-    "Unread bytes a stream may hold, and unacknowledged bytes a sender may buffer."
-    connection_window_bytes: int = 16 * 1024 * 1024
-    streams_max: int = 256
-    "Streams the peer may have open at once."
-    idle_timeout_s: float = 30.0
-    "A peer that is silent this long is gone; open streams keep a living connection alive."
-    handshake_timeout_s: float = 10.0
-
-
-class FrameStream:
-    """State of one stream. `read_code` and `write_code` are set once that direction ended with a reset."""
-
-    __slots__ = (
-        "id", "protocol_id", "frames", "has_ended", "is_finished", "read_code", "write_code",
-        "on_change", "_dialer", "_listener", "_reader",
-    )  # fmt: skip
-
-    def __init__(self, stream_id: int) -> None:
-        self.id = stream_id
-        self.protocol_id = ""
-        self.frames: deque[bytes] = deque()
-        self.has_ended = False
-        "The peer's clean end has arrived; frames may still wait in front of it."
-        self.is_finished = False
-        "We said that nothing follows."
-        self.read_code: int | None = None
-        self.write_code: int | None = None
-        self.on_change: Callable[[], None] | None = None
-        "Called by whoever takes `Changed` events."
-        self._dialer: Dialer | None = None
-        self._listener: Listener | None = None
-        self._reader: FrameReader | None = None
-
-
-class Connected(msgspec.Struct, frozen=True):
-    """The peer has proved who it is."""
-
-    peer_id: PeerId
-
-
-class Opened(msgspec.Struct, frozen=True):
-    """The peer opened a stream and a protocol was agreed."""
-
-    stream: FrameStream
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """A stream has frames, room, an end or a reset to look at."""
-
-    stream: FrameStream
-
-
-class RouteAdded(msgspec.Struct, frozen=True):
-    """Datagrams for this connection id belong here."""
-
-    connection_id: bytes
-
-
-class RouteRemoved(msgspec.Struct, frozen=True):
-    """No longer."""
-
-    connection_id: bytes
-
-
-class Closed(msgspec.Struct, frozen=True):
-    """Either side ended the connection; every stream was reset. Keep driving it until `Terminated`."""
-
-    code: int
-    reason: str
-
-
-class Terminated(msgspec.Struct, frozen=True):
-    """Nothing more to send or receive: forget the connection."""
-
-
-Event = Connected | Opened | Changed | RouteAdded | RouteRemoved | Closed | Terminated
 
 
 class Driver:
@@ -207,8 +134,8 @@ class Driver:
         """A new stream that proposes `protocol_id`; frames may follow at once."""
         stream = FrameStream(self._quic.get_next_available_stream_id())
         stream.protocol_id = protocol_id
-        stream._dialer = Dialer(protocol_id)
-        stream._reader = FrameReader(frame_bytes_max)
+        stream.dialer = Dialer(protocol_id)
+        stream.reader = FrameReader(frame_bytes_max)
         self._streams[stream.id] = stream
         self._quic.write(stream.id, encode_proposal(protocol_id))
         return stream
@@ -318,7 +245,11 @@ class Driver:
                 self._events.append(Terminated())
         self._notice_end()
         # Half a window of room, so that a waiting sender is not woken for every acknowledged packet.
-        for stream in [s for s in self._blocked.values() if self._quic.buffered_bytes(s.id) <= self._limits.stream_window_bytes // 2]:
+        for stream in [
+            s
+            for s in self._blocked.values()
+            if self._quic.buffered_bytes(s.id) <= self._limits.stream_window_bytes // 2
+        ]:
             del self._blocked[stream.id]
             self._events.append(Changed(stream))
 
@@ -340,11 +271,11 @@ class Driver:
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = FrameStream(stream_id)
-            stream._listener = Listener(self._frame_limits.__contains__)
+            stream.listener = Listener(self._frame_limits.__contains__)
             self._negotiating[stream_id] = now + NEGOTIATION_TIMEOUT_S
         try:
             self._feed(stream, data)
-            if has_ended and (stream._reader is None or stream._dialer is not None or stream._reader.pending_bytes):
+            if has_ended and (stream.reader is None or stream.dialer is not None or stream.reader.pending_bytes):
                 raise NegotiationFailed("the stream ended before a protocol was agreed or inside a frame")
         except PeerError as error:
             self.reset(stream, error.wire_code)
@@ -352,28 +283,28 @@ class Driver:
         if has_ended:
             stream.has_ended = True
             self._forget_if_done(stream)
-        if stream._reader is not None and (stream.frames or has_ended):
+        if stream.reader is not None and (stream.frames or has_ended):
             self._events.append(Changed(stream))
 
     def _feed(self, stream: FrameStream, data: bytes) -> None:
-        if stream._listener is not None:
-            reply, data = stream._listener.feed(data)
+        if stream.listener is not None:
+            reply, data = stream.listener.feed(data)
             if reply:
                 self._quic.write(stream.id, reply)
-            if stream._listener.protocol_id is None:
+            if stream.listener.protocol_id is None:
                 return
-            stream.protocol_id = stream._listener.protocol_id
-            stream._listener = None
-            stream._reader = FrameReader(self._frame_limits[stream.protocol_id])
+            stream.protocol_id = stream.listener.protocol_id
+            stream.listener = None
+            stream.reader = FrameReader(self._frame_limits[stream.protocol_id])
             del self._negotiating[stream.id]
             self._events.append(Opened(stream))
-        elif stream._dialer is not None:
-            surplus = stream._dialer.feed(data)
+        elif stream.dialer is not None:
+            surplus = stream.dialer.feed(data)
             if surplus is None:
                 return
-            stream._dialer, data = None, surplus
-        assert stream._reader is not None
-        for frame in stream._reader.feed(data):
+            stream.dialer, data = None, surplus
+        assert stream.reader is not None
+        for frame in stream.reader.feed(data):
             stream.frames.append(frame)
             self._quic.add_unread(stream.id, len(frame))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aioquic.buffer import Buffer
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported from C without __all__
 from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic_version_negotiation, pull_quic_header
 
 from quiver.errors import PeerUnreachable
@@ -17,7 +17,8 @@ from quiver.ids import PeerId, short
 from quiver.ports import Clock
 from quiver.quic.certificate import Identity
 from quiver.quic.connection import PeerConnection
-from quiver.quic.driver import CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, Driver, FrameStream, Limits, NetworkAddress
+from quiver.quic.driver import CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, Driver
+from quiver.quic.events import FrameStream, Limits, NetworkAddress
 from quiver.quic.link import Link
 from quiver.quic.tls import CONNECTION_ID_BYTES, make_configuration, make_judge
 from quiver.values.peer import PeerInfo
@@ -51,6 +52,7 @@ class QuicEndpoint:
         limits: Limits,
         frame_limits: dict[str, int],
         on_opened: OnOpened,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._clock = clock
         self._send_datagram = send_datagram
@@ -69,7 +71,7 @@ class QuicEndpoint:
             )
             for is_client in (False, True)
         }
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._known: dict[PeerId, tuple[bytes, ...]] = {}
         self._routes: dict[bytes, Link] = {}
         self._links: dict[Link, None] = {}
@@ -115,7 +117,9 @@ class QuicEndpoint:
         reasons = []
         for address in addresses:
             if len(self._links) >= CONNECTIONS_MAX or self.is_closed:
-                reasons.append(f"{len(self._links)} connections are open" if not self.is_closed else "this node is shutting down")
+                reasons.append(
+                    f"{len(self._links)} connections are open" if not self.is_closed else "this node is shutting down"
+                )
                 break
             failure = await self._add_link(address, expected_peer=peer).ready
             if (link := self.link_to(peer)) is not None:
@@ -144,7 +148,9 @@ class QuicEndpoint:
                 # A version negotiation packet (version 0) is never answered: two such answers would chase each other.
                 if header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:
                     reply = encode_quic_version_negotiation(
-                        source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=list(_VERSIONS)
+                        source_cid=header.destination_cid,
+                        destination_cid=header.source_cid,
+                        supported_versions=list(_VERSIONS),
                     )
                     self._send_datagram(reply, address)
                 return

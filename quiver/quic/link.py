@@ -8,13 +8,13 @@ from typing import Protocol
 
 from quiver.ids import PeerId
 from quiver.ports import Clock
-from quiver.quic.driver import (
+from quiver.quic.driver import Driver
+from quiver.quic.events import (
     Changed,
     Closed,
     Connected,
-    Driver,
-    NetworkAddress,
     FrameStream,
+    NetworkAddress,
     Opened,
     RouteAdded,
     RouteRemoved,

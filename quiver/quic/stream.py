@@ -15,7 +15,11 @@ from typing import Any
 from quiver.errors import MalformedMessage, PeerError, StreamReset, UsageError
 from quiver.ids import PeerId
 from quiver.ports import ProtocolSpec
-from quiver.quic.driver import Driver, FrameStream
+from quiver.quic.driver import Driver
+from quiver.quic.events import FrameStream
+
+OnFrame = Callable[[PeerId, Any, bytes], None]
+"""(peer, message, its payload): observes a frame when it is handed over."""
 
 
 class PeerStream:
@@ -30,7 +34,7 @@ class PeerStream:
         protocol: ProtocolSpec,
         *,
         transmit_soon: Callable[[], None],
-        on_frame: Callable[[PeerId, str, bytes], None] | None = None,
+        on_frame: OnFrame | None = None,
     ) -> None:
         assert driver.peer_id is not None
         self.peer_id: PeerId = driver.peer_id
@@ -83,10 +87,8 @@ class PeerStream:
                 self._reader = None
         if self._driver.has_credit_to_send(self._stream):
             self._transmit_soon()
-        if self._on_frame is not None:
-            self._on_frame(self.peer_id, self._protocol.id, data)
         try:
-            return self._protocol.decode(data)
+            frame = self._protocol.decode(data)
         except MalformedMessage as error:
             self.reset(error.wire_code)
             error.peer_id = self.peer_id
@@ -94,6 +96,9 @@ class PeerStream:
         except PeerError as error:
             self.reset(error.wire_code)
             raise
+        if self._on_frame is not None:
+            self._on_frame(self.peer_id, frame, data)
+        return frame
 
     def finish(self) -> None:
         """No more frames from us; idempotent."""

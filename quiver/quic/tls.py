@@ -25,13 +25,13 @@ Judge = Callable[[x509.Certificate], PeerId]
 """Certificate -> the peer id it proves; raises `BadCertificate`."""
 
 
-class AlertCertificateRequired(tls.Alert):  # type: ignore[misc]
+class AlertCertificateRequired(tls.Alert):
     """The client showed no certificate (RFC 8446, 6.2: alert 116)."""
 
     description = tls.AlertDescription.certificate_required
 
 
-class Libp2pTls(tls.Context):  # type: ignore[misc]
+class Libp2pTls(tls.Context):
     """Re-classed onto the context aioquic built, so that no state of its own is needed before `authenticate`."""
 
     judge: Judge
@@ -63,6 +63,7 @@ class Libp2pTls(tls.Context):  # type: ignore[misc]
 def authenticate(context: tls.Context, *, judge: Judge, expected_peer: PeerId | None) -> None:
     """Make `context` demand and judge the peer's certificate. Call right after aioquic has built it."""
     context.__class__ = Libp2pTls
+    assert isinstance(context, Libp2pTls)
     context._request_client_certificate = True
     context.judge = judge
     context.expected_peer = expected_peer
@@ -75,7 +76,12 @@ def make_judge(utc_ms: Callable[[], int]) -> Judge:
 
 
 def make_configuration(
-    identity: Identity, *, is_client: bool, idle_timeout_s: float, stream_window_bytes: int, connection_window_bytes: int
+    identity: Identity,
+    *,
+    is_client: bool,
+    idle_timeout_s: float,
+    stream_window_bytes: int,
+    connection_window_bytes: int,
 ) -> QuicConfiguration:
     """QUIC v1 only, ALPN `libp2p` only, no SNI, no session tickets, no 0-RTT: resumption would skip the certificates."""
     return QuicConfiguration(

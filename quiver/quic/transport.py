@@ -7,7 +7,6 @@ question arrived, without a task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,22 +14,20 @@ from quiver.errors import Busy, DeadlineExceeded, PeerError, PeerUnreachable, St
 from quiver.ids import PeerId, short
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic.certificate import Identity
-from quiver.quic.driver import FrameStream, Limits, NetworkAddress
 from quiver.quic.endpoint import QuicEndpoint, SendDatagram
+from quiver.quic.events import FrameStream, Limits, NetworkAddress
 from quiver.quic.link import Link
-from quiver.quic.stream import PeerStream
+from quiver.quic.stream import OnFrame, PeerStream
 from quiver.values.peer import PeerInfo
 
 # Streams we hold open towards one peer before `open` says Busy; those beyond the peer's own limit wait inside aioquic.
 STREAMS_OPEN_MAX = 4096
 
-OnFrame = Callable[[PeerId, str, bytes], None]
-
 
 class QuicTransport:
-    """Make it inside a running loop. `addresses` is what others are told to dial; `ip_version` what `send_datagram` reaches.
+    """`loop` is the running one by default. `addresses` is what others are told to dial; `ip_version` what `send_datagram` reaches.
 
-    `on_frame(peer, protocol id, payload)` observes each question and each received frame.
+    `on_frame(peer, message, payload)` observes each frame when it is handed over.
     """
 
     def __init__(
@@ -44,6 +41,7 @@ class QuicTransport:
         ip_version: int = 4,
         limits: Limits | None = None,
         on_frame: OnFrame | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.peer_id = peer_id
         self._clock = clock
@@ -53,7 +51,7 @@ class QuicTransport:
         self._answers: dict[str, tuple[ProtocolSpec, Answer]] = {}
         self._frame_limits: dict[str, int] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._endpoint = QuicEndpoint(
             identity=identity,
             clock=clock,
@@ -62,6 +60,7 @@ class QuicTransport:
             limits=limits or Limits(),
             frame_limits=self._frame_limits,
             on_opened=self._on_opened,
+            loop=self._loop,
         )
 
     def receive_datagram(self, data: bytes, address: NetworkAddress) -> None:
@@ -123,11 +122,15 @@ class QuicTransport:
         link = self._endpoint.link_to(peer)
         return None if link is None else link.driver.rtt_s
 
-    async def close(self) -> None:
-        """Stop serving; every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first."""
+    def abort(self) -> None:
+        """Every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first; waits for nobody."""
         self._endpoint.close()
         for task in list(self._tasks):
             task.cancel()
+
+    async def close(self) -> None:
+        """`abort`, and wait until the handlers are gone."""
+        self.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._endpoint.wait_closed()
 
@@ -139,7 +142,11 @@ class QuicTransport:
 
     def _wrap(self, link: Link, stream: FrameStream, protocol: ProtocolSpec) -> PeerStream:
         return PeerStream(
-            link.driver, stream, protocol, transmit_soon=partial(self._endpoint.transmit_soon, link), on_frame=self._on_frame
+            link.driver,
+            stream,
+            protocol,
+            transmit_soon=partial(self._endpoint.transmit_soon, link),
+            on_frame=self._on_frame,
         )
 
     def _on_opened(self, link: Link, stream: FrameStream) -> None:
@@ -158,7 +165,7 @@ class QuicTransport:
         except PeerError as error:
             stream.reset(error.code if isinstance(error, StreamReset) else error.wire_code)
         except Unavailable:
-            stream.reset(WireCode.BUSY)
+            stream.reset(WireCode.RESOURCE_LIMIT)
         except asyncio.CancelledError:
             stream.reset(WireCode.SHUTDOWN)
             raise
@@ -176,15 +183,16 @@ class QuicTransport:
                 driver.reset(stream, WireCode.PROTOCOL_VIOLATION)
             return
         assert driver.peer_id is not None
-        if self._on_frame is not None:
-            self._on_frame(driver.peer_id, protocol.id, data)
         stream.on_change = partial(driver.check_silent, stream)
         try:
-            reply = protocol.encode(function(driver.peer_id, protocol.decode(data)))
+            question = protocol.decode(data)
+            if self._on_frame is not None:
+                self._on_frame(driver.peer_id, question, data)
+            reply = protocol.encode(function(driver.peer_id, question))
         except PeerError as error:
             driver.reset(stream, error.code if isinstance(error, StreamReset) else error.wire_code)
         except Unavailable:
-            driver.reset(stream, WireCode.BUSY)
+            driver.reset(stream, WireCode.RESOURCE_LIMIT)
         except Exception as error:
             driver.reset(stream, WireCode.INTERNAL)
             self._report(protocol.id, error)

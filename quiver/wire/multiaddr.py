@@ -67,7 +67,9 @@ def encode(parts: list[Component]) -> bytes:
 
 def to_text(data: bytes) -> str:
     """`/ip4/127.0.0.1/udp/4001/quic-v1`."""
-    return "".join(f"/{_NAMES[code]}" + (f"/{text}" if (text := _value_text(code, raw)) else "") for code, raw in decode(data))
+    return "".join(
+        f"/{_NAMES[code]}" + (f"/{text}" if (text := _value_text(code, raw)) else "") for code, raw in decode(data)
+    )
 
 
 def from_text(text: str) -> bytes:

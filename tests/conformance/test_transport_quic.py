@@ -8,7 +8,7 @@ import pytest
 
 from quiver.identity.keys import KeyPair
 from quiver.live.libp2p.udp import UdpTransport
-from quiver.quic.driver import Limits
+from quiver.quic.events import Limits
 from tests.conformance.transport_suite import TransportSuite
 
 # A crashed peer is given up after this silence; the default of 30 s would only make the tests slow.

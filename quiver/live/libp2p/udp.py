@@ -18,7 +18,7 @@ from quiver.ids import PeerId
 from quiver.live.clock import LiveClock
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic import certificate
-from quiver.quic.driver import Limits, NetworkAddress
+from quiver.quic.events import Limits, NetworkAddress
 from quiver.quic.stream import PeerStream
 from quiver.quic.transport import QuicTransport
 from quiver.values.peer import PeerInfo
@@ -96,7 +96,9 @@ class UdpTransport:
             sock.bind((self._host, self._port))
         except OSError as error:
             sock.close()
-            raise UsageError(f"cannot listen on UDP {self._host} port {self._port}: {error}; choose another host or port") from error
+            raise UsageError(
+                f"cannot listen on UDP {self._host} port {self._port}: {error}; choose another host or port"
+            ) from error
         return sock
 
     @property

@@ -1,0 +1,97 @@
+"""What a driver knows of a stream, its bounds, and what it tells whoever drives it. Values only."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from quiver.ids import PeerId
+from quiver.wire.framing import FrameReader
+from quiver.wire.multistream import Dialer, Listener
+
+NetworkAddress = tuple[str, int]
+"""Numeric host and UDP port."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one connection."""
+
+    stream_window_bytes: int = 256 * 1024
+    "Unread bytes a stream may hold, and unacknowledged bytes a sender may buffer."
+    connection_window_bytes: int = 16 * 1024 * 1024
+    streams_max: int = 256
+    "Streams the peer may have open at once."
+    idle_timeout_s: float = 30.0
+    "A peer that is silent this long is gone; open streams keep a living connection alive."
+    handshake_timeout_s: float = 10.0
+
+
+class FrameStream:
+    """State of one stream. `read_code` and `write_code` are set once that direction ended with a reset."""
+
+    __slots__ = (
+        "id", "protocol_id", "frames", "has_ended", "is_finished", "read_code", "write_code",
+        "on_change", "dialer", "listener", "reader",
+    )  # fmt: skip
+
+    def __init__(self, stream_id: int) -> None:
+        self.id = stream_id
+        self.protocol_id = ""
+        self.frames: deque[bytes] = deque()
+        self.has_ended = False
+        "The peer's clean end has arrived; frames may still wait in front of it."
+        self.is_finished = False
+        "We said that nothing follows."
+        self.read_code: int | None = None
+        self.write_code: int | None = None
+        self.on_change: Callable[[], None] | None = None
+        "Called by whoever takes `Changed` events."
+        self.dialer: Dialer | None = None
+        self.listener: Listener | None = None
+        self.reader: FrameReader | None = None
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The peer has proved who it is."""
+
+    peer_id: PeerId
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """The peer opened a stream and a protocol was agreed."""
+
+    stream: FrameStream
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A stream has frames, room, an end or a reset to look at."""
+
+    stream: FrameStream
+
+
+class RouteAdded(msgspec.Struct, frozen=True):
+    """Datagrams for this connection id belong here."""
+
+    connection_id: bytes
+
+
+class RouteRemoved(msgspec.Struct, frozen=True):
+    """No longer."""
+
+    connection_id: bytes
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """Either side ended the connection; every stream was reset. Keep driving it until `Terminated`."""
+
+    code: int
+    reason: str
+
+
+class Terminated(msgspec.Struct, frozen=True):
+    """Nothing more to send or receive: forget the connection."""
+
+
+Event = Connected | Opened | Changed | RouteAdded | RouteRemoved | Closed | Terminated
