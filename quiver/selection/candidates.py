@@ -153,7 +153,7 @@ class CandidateTable:
 
     def on_channel(self, peer_id: PeerId, *, ready: bool) -> None:
         """Whether a funded channel to this peer is open."""
-        if (peer := self._peers.get(peer_id)) is not None:
+        if (peer := self._peers.get(peer_id)) is not None and peer.channel_ready != ready:
             peer.channel_ready = ready
             peer.changes += 1
 
