@@ -11,7 +11,7 @@ from quiver.receipts.signatures import sign_acknowledgement, sign_receipt
 from quiver.values.receipt import ChannelHead, ReceiptBody
 from sim.signer import SimSigner
 
-CHAIN_ID, HUB = 31337, Address(b"\x0c" * 20)
+CHAIN_ID, HUB, CHANNEL = 31337, Address(b"\x0c" * 20), ChannelId(b"\xcc" * 32)
 
 
 def drive(coroutine):
@@ -26,7 +26,7 @@ def drive(coroutine):
 class History:
     """Receipts of `amounts`, one after the other; `heads[0]` is the beginning."""
 
-    def __init__(self, amounts=(10, 0, 25), *, channel=ChannelId(b"\xcc" * 32), mode="modelled", salt=b""):
+    def __init__(self, amounts=(10, 0, 25), *, channel=CHANNEL, mode="modelled", salt=b""):
         self.provider = SimSigner(1, "provider", mode=mode)
         self.payer = SimSigner(1, "payer", mode=mode)
         self.terms = ChannelTerms(
