@@ -1,0 +1,151 @@
+"""The scenario `kademlia-10k`: thousands of nodes join one DHT by real lookups, then look each other up.
+
+It runs `quiver.dht.service` unmodified on the simulated transport. Nothing is seeded by hand: a newcomer knows a few
+random nodes that joined before it, as a client of a bootstrap list would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from typing import Any, cast
+
+import msgspec
+
+from quiver.dht.service import ADDRESSLESS, DhtService
+from quiver.ids import PeerId
+from quiver.params import Params
+from quiver.runtime import Nursery, Runtime
+from sim.clock import SimClock
+from sim.loop import Environment
+from sim.rng import Substreams
+from sim.trace import RunTrace
+from sim.transport import Links, Network, UniformLinks
+
+# libp2p peer ids of Ed25519 keys begin with these bytes: identity multihash, 36 long, PublicKey protobuf.
+_PEER_ID_HEAD = bytes.fromhex("002408011220")
+# Nodes a newcomer is told of.
+KNOWN = 3
+
+
+class KademliaResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run did. Frames are delivered messages: a question and its answer are two."""
+
+    nodes: int
+    lookups: int
+    found: int
+    "Lookups whose target answered."
+    join_frames: int
+    lookup_frames: int
+    hops_mean: float
+    cpu_s: float
+    "CPU seconds of this process from the first join to the last lookup."
+    digest: str
+
+    @property
+    def frames(self) -> int:
+        """All frames delivered."""
+        return self.join_frames + self.lookup_frames
+
+    @property
+    def frames_per_cpu_s(self) -> float:
+        """Delivered frames per CPU second."""
+        return self.frames / self.cpu_s
+
+
+class KademliaWorld:
+    """`nodes` DHT nodes on one simulated network."""
+
+    def __init__(
+        self, nodes: int, *, seed: int, params: Params | None = None, links: Links | None = None, encoded: bool = False
+    ) -> None:
+        self.substreams = Substreams(seed)
+        self.env = Environment()
+        self.trace = RunTrace()
+        self.params = params or Params.default()
+        self.hops: list[int] = []
+        self.trace.subscribe(lambda event: self.hops.append(event.hops))
+        self.network = Network(self.env, links or UniformLinks(0.05), self.trace, params=self.params, encoded=encoded)
+        self.clock = SimClock(self.env)
+        # One generator for all: a generator of its own would cost each node 2.5 kB, and draws are rare.
+        self._rng = self.substreams.stream("kademlia", "nodes")
+        self.services = [self._node(index) for index in range(nodes)]
+
+    def _node(self, index: int) -> DhtService:
+        key = hashlib.sha256(self.substreams.digest("kademlia", "node", index)).digest()
+        peer_id = PeerId(_PEER_ID_HEAD + key)
+        return DhtService(
+            Runtime(
+                clock=self.clock,
+                transport=self.network.node(peer_id, index=index),
+                # A DHT node holds nothing durable, signs nothing and has no money.
+                store=cast(Any, None), signer=cast(Any, None), verifier=cast(Any, None), ledger=cast(Any, None),
+                trace=self.trace, rng=self._rng, params=self.params,
+            )  # fmt: skip
+        )
+
+    def peer_id(self, index: int) -> PeerId:
+        """Of node `index`."""
+        return self.services[index].table.own
+
+    async def join(self, *, interval_s: float) -> None:
+        """Node after node joins, one each `interval_s`, through `KNOWN` random earlier ones."""
+        rng = self.substreams.stream("kademlia", "join")
+        async with Nursery() as nursery:
+            for index in range(1, len(self.services)):
+                known = [ADDRESSLESS[self.peer_id(rng.randrange(index))] for _ in range(KNOWN)]
+                nursery.start(self.services[index].bootstrap(known))
+                await self.clock.sleep(interval_s)
+
+    async def look_up(self, count: int, *, concurrency: int = 100) -> int:
+        """`count` lookups of random existing ids from random nodes; returns how many targets answered."""
+        rng = self.substreams.stream("kademlia", "lookups")
+        found = await asyncio.gather(*[
+            self._look_up(rng, count // concurrency + (worker < count % concurrency)) for worker in range(concurrency)
+        ])  # fmt: skip
+        return sum(found)
+
+    async def _look_up(self, rng: random.Random, count: int) -> int:
+        found = 0
+        for _ in range(count):
+            source, target = rng.sample(range(len(self.services)), 2)
+            key = self.peer_id(target)
+            nearest = await self.services[source].find_node(key)
+            found += bool(nearest) and nearest[0].peer_id == key
+        return found
+
+
+def run_kademlia(
+    nodes: int = 10_000,
+    lookups: int = 10_000,
+    *,
+    seed: int = 1,
+    params: Params | None = None,
+    links: Links | None = None,
+    encoded: bool = False,
+    join_interval_s: float = 0.05,
+) -> KademliaResult:
+    """Join `nodes` nodes, then run `lookups` lookups of existing ids.
+
+    >>> result = run_kademlia(50, 50)
+    >>> result.found
+    50
+    """
+    start_s = time.process_time()
+    world = KademliaWorld(nodes, seed=seed, params=params, links=links, encoded=encoded)
+    world.env.run_coroutine(world.join(interval_s=join_interval_s))
+    join_frames = world.trace.frames
+    world.hops.clear()
+    found = world.env.run_coroutine(world.look_up(lookups))
+    return KademliaResult(
+        nodes=nodes,
+        lookups=lookups,
+        found=found,
+        join_frames=join_frames,
+        lookup_frames=world.trace.frames - join_frames,
+        hops_mean=sum(world.hops) / max(len(world.hops), 1),
+        cpu_s=time.process_time() - start_s,
+        digest=world.trace.digest(),
+    )

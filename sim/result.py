@@ -1,0 +1,143 @@
+"""What a run leaves: frames, a summary, the digest and a manifest. Statistics over several runs: `Runs`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+import quiver
+from sim.collect import EpochRow, ProviderRow, RequestRow
+from sim.plot import Plotter
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+def make_frame(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> pd.DataFrame:
+    """One row a struct, columns in the order of the struct's fields; the schema holds for no rows too."""
+    columns = list(kind.__struct_fields__)
+    return pd.DataFrame([[getattr(row, name) for name in columns] for row in rows], columns=columns)
+
+
+def compute_quantiles(values: pd.Series) -> dict[str, float | None]:
+    """p50, p95, p99 of what is not missing; None without any."""
+    clean = values.dropna().astype(float)
+    return {name: float(np.quantile(clean, q)) if len(clean) else None for name, q in QUANTILES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One run."""
+
+    requests: pd.DataFrame
+    providers: pd.DataFrame
+    epochs: pd.DataFrame
+    summary: dict[str, Any]
+    manifest: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def of(cls, world: World, *, wall_s: float, cpu_s: float, peak_rss_bytes: int) -> Result:
+        """Collect what a finished world knows."""
+        collector, scenario = world.collector, world.scenario
+        requests = make_frame(list(collector.requests.values()), RequestRow)
+        providers = make_frame(world.provider_rows(), ProviderRow)
+        epochs = make_frame(collector.epochs, EpochRow)
+        counted = requests[requests["arrived_s"] >= scenario.warmup_s]
+        completed = counted[counted["outcome"] == "completed"]
+        outcomes = counted["outcome"].value_counts()
+        digest = world.trace.digest()
+        summary = {
+            "scenario": scenario.name, "scenario_hash": scenario.hash(), "seed": world.seed, "digest": digest,
+            "policy": world.policy_name, "data": world.workload.label,
+            "fidelity": {
+                "frames": scenario.frames, "signatures": scenario.signatures, "chunks": scenario.chunks,
+                "transport": "message", "service": scenario.service,
+            },
+            "nodes": scenario.providers + scenario.gateways + 1, "requests": len(counted),
+            "completed": int(outcomes.get("completed", 0)), "rejected": int(outcomes.get("rejected", 0)),
+            "failed": int(outcomes.get("failed", 0)), "cancelled": int(outcomes.get("cancelled", 0)) - world.unfinished,
+            "unfinished": world.unfinished,
+            "ttft_s": compute_quantiles(completed["ttft_s"]), "tpot_s": compute_quantiles(completed["tpot_s"]),
+            "e2e_s": compute_quantiles(completed["e2e_s"]), "prompt_tokens": int(completed["prompt_tokens"].sum()),
+            "completion_tokens": int(completed["completion_tokens"].sum()), "receipts": collector.receipts,
+            "receipts_ingested": collector.ingested, "epochs": len(epochs),
+            "credits_owed": int(providers["earned_credits"].sum()),
+            "credits_paid": int(providers["claimed_credits"].sum()), "lookups": collector.lookups,
+            "lookups_found": collector.lookups_found, "messages": world.trace.frames, "events": world.env.entries,
+            "evidence": len(collector.evidence), "sim_s": world.env.now, "cpu_s": cpu_s, "wall_s": wall_s,
+            "peak_rss_bytes": peak_rss_bytes,
+        }  # fmt: skip
+        return cls(
+            requests=requests, providers=providers, epochs=epochs, summary=summary, digest=digest,
+            manifest=make_manifest(scenario.describe(), summary, world.workload.note),
+        )  # fmt: skip
+
+    def save(self, directory: Path | str) -> Path:
+        """Parquet files and manifest.json; returns the directory."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("requests", "providers", "epochs"):
+            getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
+        (directory / "manifest.json").write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+        return directory
+
+    def explain(self, request_id: str) -> pd.Series:
+        """The row of one request; `request_id` may be its beginning."""
+        rows = self.requests[self.requests["request_id"].str.startswith(request_id)]
+        if len(rows) != 1:
+            raise KeyError(f"{len(rows)} requests begin with {request_id!r}; give more digits")
+        return rows.iloc[0]
+
+    @property
+    def plot(self) -> Plotter:
+        """Figures: `result.plot.cdf("ttft_s")`."""
+        return Plotter(self.requests)
+
+    def _repr_html_(self) -> str:
+        s = self.summary
+        rows = {
+            "scenario": f"{s['scenario']} (seed {s['seed']}, {s['data']} data, simulated)",
+            "requests": f"{s['completed']:,} of {s['requests']:,} completed",
+            "TTFT p50 / p99": f"{_seconds(s['ttft_s']['p50'])} / {_seconds(s['ttft_s']['p99'])}",
+            "credits paid": f"{s['credits_paid']:,}",
+            "digest": s["digest"][:16],
+        }
+        return "<table>" + "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows.items()) + "</table>"
+
+
+def _seconds(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f} s"
+
+
+def make_manifest(scenario: dict[str, Any], summary: dict[str, Any], data_note: str) -> dict[str, Any]:
+    """What is needed to run it again and to judge it."""
+    packages = ("simpy", "numpy", "pandas", "networkx", "msgspec", "aioquic")
+    return {
+        "scenario": scenario, "summary": summary, "data_note": data_note, "quiver": quiver.__version__,
+        "git_commit": _git_commit(), "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "replay": f"python -m sim run {summary['scenario']} --seed {summary['seed']}",
+    }  # fmt: skip
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
