@@ -78,6 +78,8 @@ class Door:
     params: Params
     utc_ms: Callable[[], int]
     monotonic: Callable[[], float]
+    providers: Callable[[], int] | None = None
+    "How many providers with an unexpired offer and a channel are known, for `/health`."
 
     def admit(self, request: web.Request) -> Principal:
         """Who asks; `Problem` 401 or 429."""

@@ -46,8 +46,9 @@ class NativeDoor:
         return [web.post("/generate", self.generate), web.get("/health", self.health)]
 
     async def health(self, request: web.Request) -> web.Response:
-        """GET /health: for load balancers; needs no key and tells nothing but that the process answers."""
-        return json_response({"status": "ok", "models": len(self._door.models())})
+        """GET /health: for load balancers; needs no key and tells how many models and providers are known, nothing of them."""
+        known = {} if self._door.providers is None else {"providers": self._door.providers()}
+        return json_response({"status": "ok", "models": len(self._door.models()), **known})
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """POST /generate."""

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from quiver.errors import UsageError
 
-SHUTDOWN_S = 5.0
-"How long open answers may go on once the gateway stops."
+SHUTDOWN_S = 2.5
+"How long open answers may go on once the gateway stops: a node has 5 s for all of its goodbye."
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,263 @@
+"""What an operator writes down: one TOML file a node, and the network file all nodes of a network share.
+
+Every key has a default or is required by name; an unknown key is an error that lists the known ones, because a typo that is
+ignored costs a day. Paths in a file are relative to that file. Rules of this file: it reads files and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from quiver.errors import MalformedMessage, UsageError
+from quiver.identity.peer_id import parse_peer_id
+from quiver.ids import ADDRESS_BYTES, Address, ModelId, PeerId, model_id_from_digest
+from quiver.live.http.auth import ApiKey
+from quiver.params import Params
+from quiver.values.peer import PeerInfo
+from quiver.wire import multiaddr
+
+T = TypeVar("T")
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything read from a file."""
+
+
+class Chain(Section):
+    """Where money is settled: today the local ledger, a file that all nodes of one machine share."""
+
+    path: str
+    "The ledger's file."
+    id: int = 31337
+    contract: str = "0x" + "51" * ADDRESS_BYTES
+    opening_cost_credits: int = 0
+    "What opening a channel costs a payer, for policies to weigh."
+
+
+class AggregatorAddress(Section):
+    """Who commits epochs."""
+
+    address: str
+    "Multiaddr with /p2p."
+    account: str
+    "The only account whose commitments the contract takes."
+
+
+class Network(Section):
+    """`network.toml`: what a node joins. `hash`, if it is there, must be that of the rest."""
+
+    name: str
+    bootstrap: tuple[str, ...]
+    "Multiaddrs with /p2p. They may change without making another network, so they are not in the hash."
+    chain: Chain
+    aggregator: AggregatorAddress
+    params: Params = Params()
+    hash: str = ""
+
+    def compute_hash(self) -> str:
+        """Hex SHA-256 over name, chain, contract, aggregator account and params: two nodes with one hash can settle."""
+        parts = (self.name, self.chain.id, self.chain.contract.lower(), self.aggregator.account.lower(), self.params)
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+
+class Udp(Section):
+    """`[transport]`: the QUIC port."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    "0 lets the kernel choose; a bootstrap or aggregator needs a fixed one."
+    announce: tuple[str, ...] = ()
+    "Multiaddrs others are told to dial; needed behind NAT and with host 0.0.0.0."
+    idle_timeout_s: float = 30.0
+    "A peer that is silent this long is gone."
+
+
+class Http(Section):
+    """`[http]`: the gateway's doors."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certfile: str = ""
+    keyfile: str = ""
+    insecure: bool = False
+    "Serve plain HTTP beyond this machine."
+    open_access: bool = False
+    "Serve other machines without an API key."
+    keys: tuple[ApiKey, ...] = ()
+
+
+class Backend(Section):
+    """`[backend]`: the provider's engine."""
+
+    url: str = "http://127.0.0.1:11434"
+    kind: Literal["ollama", "openai"] = "ollama"
+    api_key_file: str = ""
+    "For kind openai: a file that holds the engine's key."
+
+
+class PriceSection(Section):
+    """Credits per 10^6 tokens."""
+
+    prompt: int = 50_000
+    completion: int = 150_000
+    minimum_credits: int = 1
+
+
+class Served(Section):
+    """`[[models]]`: one model on sale."""
+
+    name: str
+    digest: str = ""
+    "64 hex digits. If the engine holds another content under this name, the provider refuses to start. Kind openai needs it."
+    price: PriceSection | None = None
+    prefill_tps: float = 500.0
+    decode_tps: float = 30.0
+
+
+class NodeConfig(Section):
+    """What every role has."""
+
+    key: str
+    "The secret seed."
+    network: str = "network.toml"
+    store: str
+    log: str = ""
+    "A file for the log's JSON lines; empty is standard error."
+    log_level: Level = "info"
+    transport: Udp = Udp()
+
+
+class BootstrapConfig(NodeConfig, tag="bootstrap", tag_field="role"):
+    """A node others join through."""
+
+
+class AggregatorConfig(NodeConfig, tag="aggregator", tag_field="role"):
+    """The node that commits epochs."""
+
+
+class GatewayConfig(NodeConfig, tag="gateway", tag_field="role"):
+    """The node clients talk to."""
+
+    models: dict[str, str]
+    "Names clients may ask for, each pinned to a content digest."
+    policy: str = "power-of-two"
+    "A built-in name, module:Class or file.py:Class."
+    faucet_credits: int = 0
+    "On the local ledger: deposit this once, when the account is empty."
+    http: Http = Http()
+
+
+class ProviderConfig(NodeConfig, tag="provider", tag_field="role"):
+    """A node that sells inference."""
+
+    backend: Backend = Backend()
+    models: tuple[Served, ...] = ()
+    "Empty: everything the engine holds, at `price`."
+    price: PriceSection = PriceSection()
+    slots: int = 1
+    "Requests the engine runs at once (OLLAMA_NUM_PARALLEL)."
+    queue_max: int = 16
+    hardware: str = ""
+    region: str = ""
+
+
+def load(path: str | Path, kind: type[T]) -> T:
+    """The file as a `kind`; `UsageError` names the file, the key and what is allowed."""
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the path, or make it with `init`") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    tag = getattr(kind, "__struct_config__").tag  # noqa: B009 - the attribute is msgspec's, unknown to type checkers
+    if tag is not None and data.get("role") != tag:
+        raise UsageError(f"{path}: role is {data.get('role')!r}, but a {tag}'s config is needed: give another file or command")
+    _check_keys(data, msgspec.inspect.type_info(kind), str(path), "")
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: {str(error).replace('$.', '').replace('Object missing', 'missing')}") from error
+
+
+def load_network(path: str | Path) -> Network:
+    """`network.toml`, checked against its own hash."""
+    network = load(path, Network)
+    if network.hash and network.hash != network.compute_hash():
+        raise UsageError(
+            f"{path}: its hash is {network.hash[:16]}..., but its content gives {network.compute_hash()[:16]}...: "
+            "get the file again from whoever runs the network, or delete the hash to make a network of your own"
+        )
+    for text in (*network.bootstrap, network.aggregator.address):
+        parse_peer(text, where=str(path))
+    return network
+
+
+def _check_keys(data: Any, info: Any, path: str, where: str) -> None:
+    """Walk data and type together; the first unknown key ends it."""
+    if isinstance(info, msgspec.inspect.UnionType):
+        for option in info.types:
+            if isinstance(option, msgspec.inspect.StructType):
+                info = option
+    if isinstance(info, msgspec.inspect.StructType) and isinstance(data, dict):
+        known = {field.encode_name: field.type for field in info.fields}
+        for key, value in data.items():
+            if key == info.tag_field:
+                continue
+            if key not in known:
+                place = f"[{where}] of " if where else ""
+                raise UsageError(f"{path}: unknown key {key!r} in {place}the file; known keys there: {', '.join(known)}")
+            _check_keys(value, known[key], path, f"{where}.{key}" if where else key)
+    elif isinstance(info, msgspec.inspect.VarTupleType) and isinstance(data, list):
+        for item in data:
+            _check_keys(item, info.item_type, path, where)
+
+
+def resolve(config_path: str | Path, text: str) -> Path:
+    """A path written in a config file."""
+    return Path(config_path).resolve().parent / Path(text).expanduser()
+
+
+def parse_peer(text: str, *, where: str) -> PeerInfo:
+    """Peer id and address of a text multiaddr that ends in /p2p/PEER."""
+    address, _, peer = text.rpartition("/p2p/")
+    try:
+        if not address:
+            raise MalformedMessage("it must end in /p2p/PEER_ID")
+        peer_id: PeerId = parse_peer_id(peer)
+        return PeerInfo(peer_id=peer_id, addresses=(multiaddr.from_text(address),))
+    except MalformedMessage as error:
+        raise UsageError(f"{where}: {text!r} is not the address of a peer: {error}") from error
+
+
+def parse_addresses(texts: tuple[str, ...], *, where: str) -> tuple[bytes, ...]:
+    """Binary forms of multiaddrs, with or without a /p2p tail."""
+    try:
+        return tuple(multiaddr.from_text(text.partition("/p2p/")[0]) for text in texts)
+    except MalformedMessage as error:
+        raise UsageError(f"{where}: announce: {error}") from error
+
+
+def parse_account(text: str, *, where: str) -> Address:
+    """20 bytes of `0x` and 40 hex digits."""
+    try:
+        data = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        data = b""
+    if len(data) != ADDRESS_BYTES:
+        raise UsageError(f"{where}: {text!r} is not an account: write 0x and 40 hex digits")
+    return Address(data)
+
+
+def parse_digest(text: str, *, where: str) -> ModelId:
+    """A model's content digest."""
+    try:
+        return model_id_from_digest(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}; `ollama list` and GET /api/tags show digests") from error

@@ -1,0 +1,125 @@
+"""A node from its config file: ports of the real world in one `Runtime`, the way into the network, and the way out.
+
+`opened` builds, `join` finds the others, and leaving the block closes everything in the opposite order.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiver.dht.service import DhtService
+from quiver.errors import Unavailable, UsageError
+from quiver.ids import PeerId, short
+from quiver.identity.peer_id import peer_id_text
+from quiver.live import keyfile
+from quiver.live.chain.local import LocalLedger
+from quiver.live.clock import LiveClock
+from quiver.live.config import (
+    Network,
+    NodeConfig,
+    load_network,
+    parse_account,
+    parse_addresses,
+    parse_peer,
+    resolve,
+)
+from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.log import LiveTrace, note
+from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
+from quiver.live.stores.sqlite import SqliteStore
+from quiver.quic.driver import Limits
+from quiver.runtime import Runtime
+from quiver.trace import LedgerMoved
+from quiver.wire import multiaddr
+
+# A node that cannot join asks again, twice as late each time.
+JOIN_RETRY_S_MIN, JOIN_RETRY_S_MAX = 0.5, 30.0
+
+_log = logging.getLogger("quiver.node")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One running node without its role."""
+
+    runtime: Runtime
+    network: Network
+    dht: DhtService
+    aggregator: PeerId
+
+
+@asynccontextmanager
+async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
+    """Keys, network file, port, store and ledger of `config` (read from `path`); `UsageError` says what to correct."""
+    network_path = resolve(path, config.network)
+    network = load_network(network_path)
+    keypair = keyfile.load(resolve(path, config.key))
+    clock, trace = LiveClock(), LiveTrace()
+    aggregator = parse_peer(network.aggregator.address, where=str(network_path))
+    async with AsyncExitStack() as stack:
+        pool = SignaturePool()
+        stack.callback(pool.close)
+        store = SqliteStore(resolve(path, config.store))
+        stack.push_async_callback(store.close)
+        ledger = LocalLedger(
+            resolve(network_path, network.chain.path), keypair.account, chain_id=network.chain.id,
+            contract=parse_account(network.chain.contract, where=str(network_path)),
+            aggregator=parse_account(network.aggregator.account, where=str(network_path)),
+            params=network.params, clock=clock, opening_cost_credits=network.chain.opening_cost_credits,
+            on_event=lambda event: trace.emit(LedgerMoved(at_s=clock.now(), node=keypair.peer_id, event=event)),
+        )  # fmt: skip
+        stack.push_async_callback(ledger.close)
+        transport = UdpTransport(
+            keypair, host=config.transport.host, port=config.transport.port, clock=clock,
+            announce=parse_addresses(config.transport.announce, where=str(path)),
+            limits=Limits(
+                stream_window_bytes=network.params.stream_window_bytes, streams_max=network.params.streams_per_peer_max,
+                idle_timeout_s=config.transport.idle_timeout_s, handshake_timeout_s=network.params.dial_timeout_s,
+            ),
+        )  # fmt: skip
+        await transport.start()
+        stack.push_async_callback(transport.close)
+        transport.learn(aggregator)
+        runtime = Runtime(
+            clock=clock, transport=transport, store=store, signer=LiveSigner(keypair, pool), verifier=LiveVerifier(pool),
+            ledger=ledger, trace=trace, rng=random.Random(random.SystemRandom().getrandbits(256)), params=network.params,
+        )  # fmt: skip
+        note(
+            _log, logging.INFO, "listening", peer=peer_id_text(keypair.peer_id), account="0x" + keypair.account.hex(),
+            network=network.name, network_hash=network.compute_hash(),
+            addresses=[multiaddr.to_text(address) for address in transport.local_info().addresses],
+        )  # fmt: skip
+        yield Node(runtime=runtime, network=network, dht=DhtService(runtime), aggregator=aggregator.peer_id)
+
+
+async def join(node: Node) -> None:
+    """Return once a bootstrap peer has answered; the first node of a network has nobody to ask."""
+    runtime = node.runtime
+    peers = [parse_peer(text, where="network.toml") for text in node.network.bootstrap]
+    others = [info for info in peers if info.peer_id != runtime.transport.peer_id]
+    if not others and not peers:
+        raise UsageError("network.toml names no bootstrap peer: get the file from whoever runs the network")
+    wait_s = JOIN_RETRY_S_MIN
+    while others:
+        try:
+            await node.dht.bootstrap(others)
+            break
+        except Unavailable as error:
+            note(_log, logging.WARNING, f"not joined yet: {error}", retry_s=wait_s)
+            await runtime.clock.sleep(wait_s)
+            wait_s = min(2 * wait_s, JOIN_RETRY_S_MAX)
+    note(_log, logging.INFO, "joined", peers=len(node.dht.table), through=[short(info.peer_id) for info in others])
+
+
+async def provide(node: Node, key: bytes) -> None:
+    """Announce `key` until at least one peer holds the record; from then on the DHT renews it."""
+    wait_s = JOIN_RETRY_S_MIN
+    while await node.dht.provide(key) == 0:
+        note(_log, logging.WARNING, "nobody holds our provider record yet", key=key, retry_s=wait_s)
+        await node.runtime.clock.sleep(wait_s)
+        wait_s = min(2 * wait_s, JOIN_RETRY_S_MAX)
