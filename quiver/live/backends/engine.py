@@ -9,13 +9,16 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from quiver.errors import Busy, RejectionReason, RequestRejected, Unavailable
+from quiver.errors import Busy, DeadlineExceeded, RejectionReason, RequestRejected, Unavailable
+from quiver.runtime import Deadline
 
 CONNECT_S = 5.0
 SILENCE_S = 120.0
 "The longest an engine may send nothing: a cold load of a large model, or a long prompt."
 QUESTION_S = 10.0
 "For what an engine answers from memory: its inventory, its health."
+DRAIN_S = 1.0
+"How long an engine may take to end its body after its last line."
 ERROR_TEXT_MAX = 500
 "Letters of an engine's error that travel on."
 
@@ -42,6 +45,7 @@ class EngineClient:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=self._silence_s)
         async with self._asking("POST", path, payload, timeout) as response:
             yield response.content.iter_any()
+            await _drain(response.content)
 
     async def close(self) -> None:
         """Release the session. Idempotent."""
@@ -74,6 +78,16 @@ class EngineClient:
             raise Unavailable(f"no engine answers at {self.url}: start it, or correct its URL ({error})") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Unavailable(f"the connection to the engine at {self.url} broke: {error}") from error
+
+
+async def _drain(content: aiohttp.StreamReader) -> None:
+    # The answer is complete, the body's end is on its way: waiting for it lets the connection be used again.
+    try:
+        async with Deadline(DRAIN_S):
+            while not content.at_eof():
+                await content.readany()
+    except (DeadlineExceeded, aiohttp.ClientError, ConnectionError, TimeoutError):
+        return
 
 
 def refusal(status: int, text: str, url: str) -> RequestRejected | Unavailable:

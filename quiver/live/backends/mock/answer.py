@@ -30,6 +30,9 @@ class Writing(Protocol):
     def last(self, finished: Finished) -> bytes:
         """The end of the stream."""
 
+    def garbage(self) -> bytes:
+        """What looks like a piece and is not JSON."""
+
     def error(self, message: str) -> bytes:
         """An error in the stream."""
 
@@ -93,7 +96,7 @@ async def _stream(
         if isinstance(item, Emitted):
             data = writing.piece(item.text)
         else:
-            data = item.data if isinstance(item, Garbage) else writing.last(item)
+            data = writing.garbage() if isinstance(item, Garbage) else writing.last(item)
         for part in [data[at : at + 1] for at in range(len(data))] if trickle else [data]:
             await response.write(part)
         if isinstance(item, Finished):
@@ -116,7 +119,7 @@ async def _whole(request: web.Request, item: Item, items: AsyncIterator[Item], w
     parts: list[str] = []
     while not isinstance(item, Finished):
         if isinstance(item, Garbage):
-            return web.Response(body=item.data, content_type="application/json")
+            return web.Response(body=writing.garbage(), content_type="application/json")
         parts.append(item.text)
         try:
             item = await anext(items)

@@ -60,9 +60,7 @@ class Emitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """A line that is not JSON."""
-
-    data: bytes
+    """A line that is not JSON comes next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +186,7 @@ class _Run:
             stall[0] += runner.timing.stall_s(new_tokens)
         stall = [0.0]
         engine.record("start", str(self._number))
-        outcome = "cancelled"
+        finished = False
         try:
             await engine.sleep(prefill_s)
             self._slot.prompt = job.prompt
@@ -196,15 +194,17 @@ class _Run:
             async with aclosing(self._decode(prompt_tokens, stall)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
+                        finished = True
+                        engine.record("done", f"{self._number} {self._generated}")
                         yield self._finish(piece, queue_s, load_s, prefill_s, prompt_tokens)
                     else:
                         yield piece
-            outcome = "done"
         finally:
             # Lists compare by value, and two stalls may be equal: remove this very one.
             runner.decoding[:] = [other for other in runner.decoding if other is not stall]
             runner.busy_s += prefill_s + self._decode_s
-            engine.record(outcome, f"{self._number} {self._generated}")
+            if not finished:
+                engine.record("cancelled", f"{self._number} {self._generated}")
 
     async def _decode(self, prompt_tokens: int, stall: list[float]) -> AsyncGenerator[Emitted | Garbage | str, None]:
         detokeniser = Detokeniser(self._job.stop)
@@ -228,7 +228,7 @@ class _Run:
                 reason = "stop"
                 break
             if self._fault is not None and self._fault.kind is FaultKind.MALFORMED and self._fault.at == self._generated:
-                yield Garbage(data=b'{"model":"x","resp\n')
+                yield Garbage()
         if rest := detokeniser.flush():
             yield Emitted(text=rest)
         yield reason

@@ -173,6 +173,9 @@ class _Writing:
     def last(self, finished: Finished) -> bytes:
         return _line(self.whole("", finished))
 
+    def garbage(self) -> bytes:
+        return b'{"model":"x","respon\n'
+
     def error(self, message: str) -> bytes:
         return _line({"error": message})
 

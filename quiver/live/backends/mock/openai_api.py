@@ -94,6 +94,9 @@ class _Writing:
             data += self._chunk([], usage=_usage(finished))
         return data + b"data: [DONE]\n\n"
 
+    def garbage(self) -> bytes:
+        return b'data: {"id":"x","choi\n\n'
+
     def error(self, message: str) -> bytes:
         return b"data: " + msgspec.json.encode(error_body(500, message)) + b"\n\n"
 

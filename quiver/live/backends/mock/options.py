@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quiver.live.backends.mock.engine import Job
@@ -61,7 +61,7 @@ def parse_keep_alive(raw: Any) -> float | None:
     raise EngineError(400, f'time: invalid duration "{raw}"')
 
 
-def render_chat(messages: list[Mapping[str, Any]]) -> str:
+def render_chat(messages: Sequence[Mapping[str, Any]]) -> str:
     """The prompt a chat template would make."""
     lines = [f"<|{message.get('role', '')}|>\n{message.get('content') or ''}" for message in messages]
     return "\n".join([*lines, "<|assistant|>\n"])
