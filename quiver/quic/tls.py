@@ -1,7 +1,7 @@
 """libp2p authentication inside aioquic's TLS: both sides show one certificate, and it is judged before anything is read.
 
 aioquic has no public switch for this, so four private methods of its TLS context are overridden; aioquic is pinned and
-tests/unit/test_quic_canary.py has one test for each private name used.
+tests/unit/quic/test_aioquic_private.py has one test for each private name used.
 """
 
 from __future__ import annotations
