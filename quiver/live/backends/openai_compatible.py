@@ -31,7 +31,7 @@ class OpenAICompatibleBackend:
         """`/v1/models`, as far as the config knows their digests. Whether a model is warm is not told: assumed."""
         answer = await self._client.get_json("/v1/models")
         entries = answer.get("data") if isinstance(answer, dict) else None
-        names = [entry.get("id") for entry in entries or () if isinstance(entry, dict)]
+        names = [str(entry.get("id")) for entry in entries or () if isinstance(entry, dict)]
         return [InstalledModel(name=name, model=self._digests[name], warm=True) for name in names if name in self._digests]
 
     async def generate(self, request: BackendRequest) -> AsyncIterator[Piece]:

@@ -52,7 +52,7 @@ def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[st
 def decode_receipt(obj: Mapping[str, Any]) -> tuple[SignedReceipt, Acknowledgement | None]:
     """The values inside a `quiver` object; `MalformedMessage` names the field that is wrong."""
     receipt = _mapping(obj, "receipt")
-    body = ReceiptBody(**_fields(_mapping(receipt, "body"), "receipt.body", _BODY_BYTES, _BODY_INTS))
+    body = ReceiptBody(**_fields(_mapping(obj, "receipt", "body"), "receipt.body", _BODY_BYTES, _BODY_INTS))
     signed = SignedReceipt(body=body, signature=_hex(receipt, "signature", "receipt", 64))
     if obj.get("acknowledgement") is None:
         return signed, None
@@ -80,9 +80,9 @@ def verify_receipt(
     ):
         if shown != in_receipt:
             raise ReceiptMismatch(f"{field}: the gateway says {shown}, the signed receipt says {in_receipt}")
-    answer_checked = _check_answer(body, answer, int(obj.get("attempts", 1)))
+    answer_checked = _check_answer(body, answer, _count(obj, "attempts"))
     if sent_body is not None:
-        wanted = request_hash(body.request_id, body.model, int(obj.get("max_tokens", 0)), sent_body)
+        wanted = request_hash(body.request_id, body.model, _count(obj, "max_tokens"), sent_body)
         if wanted != body.request_hash:
             raise ReceiptMismatch("request_hash: the provider signed for another request than the one you sent")
     return {
@@ -127,10 +127,18 @@ def _plain(value: msgspec.Struct) -> dict[str, Any]:
     return {name: item.hex() if isinstance(item, bytes) else item for name, item in msgspec.structs.asdict(value).items()}
 
 
-def _mapping(obj: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = obj.get(name) if isinstance(obj, Mapping) else None
-    if not isinstance(value, Mapping):
-        raise MalformedMessage(f"{name}: missing, or not an object")
+def _mapping(obj: Any, *path: str) -> Mapping[str, Any]:
+    for depth, name in enumerate(path):
+        obj = obj.get(name) if isinstance(obj, Mapping) else None
+        if not isinstance(obj, Mapping):
+            raise MalformedMessage(f"{'.'.join(path[: depth + 1])}: missing, or not an object")
+    return obj  # type: ignore[no-any-return]
+
+
+def _count(obj: Mapping[str, Any], name: str) -> int:
+    value = obj.get(name)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise MalformedMessage(f"{name}: must be a whole number, not {value!r}")
     return value
 
 
