@@ -49,7 +49,9 @@ class SecondBookkeeper:
 
     def _book(self, event: LedgerEvent) -> None:
         if event.index != self._next_index:
-            raise InvariantBroken(f"ledger event {event.index} follows {self._next_index - 1}: one is missing or double")
+            raise InvariantBroken(
+                f"ledger event {event.index} follows {self._next_index - 1}: one is missing or double"
+            )
         self._next_index += 1
         paid = refunded = 0
         match event.transaction:
@@ -97,12 +99,16 @@ class SecondBookkeeper:
     def compare(self, contract: Contract) -> None:
         """`InvariantBroken` names the first account or channel on which contract and trace differ."""
         if contract.deposited != self.deposited:
-            raise InvariantBroken(f"the contract counts {contract.deposited} deposited credits, the trace {self.deposited}")
+            raise InvariantBroken(
+                f"the contract counts {contract.deposited} deposited credits, the trace {self.deposited}"
+            )
         ours = sorted((account, credits) for account, credits in self.balances.items() if credits)
         theirs = list(contract.balances())
         for mine, other in zip(ours, theirs, strict=False):
             if mine != other:
-                raise InvariantBroken(f"free credits differ: contract {other[0].hex()} {other[1]}, trace {mine[0].hex()} {mine[1]}")
+                raise InvariantBroken(
+                    f"free credits differ: contract {other[0].hex()} {other[1]}, trace {mine[0].hex()} {mine[1]}"
+                )
         if len(ours) != len(theirs):
             raise InvariantBroken(f"the contract has {len(theirs)} accounts with credits, the trace {len(ours)}")
         states = {state.channel: state for state in contract.channel_states()}
@@ -115,7 +121,9 @@ class SecondBookkeeper:
             held = (state.payer, state.provider, state.locked - state.paid, state.paid, state.closed)
             kept = (book.payer, book.provider, 0 if book.closed else book.locked - book.paid, book.paid, book.closed)
             if held != kept:
-                raise InvariantBroken(f"channel {channel.hex()} differs: contract {held[2:]}, trace {kept[2:]} (held, paid, closed)")
+                raise InvariantBroken(
+                    f"channel {channel.hex()} differs: contract {held[2:]}, trace {kept[2:]} (held, paid, closed)"
+                )
 
 
 class RequestCount:
@@ -135,7 +143,9 @@ class RequestCount:
             self.requests += 1
         elif isinstance(event, RequestFinished):
             if event.outcome not in OUTCOMES:
-                raise InvariantBroken(f"request {event.request_id.hex()} ended as {event.outcome!r}, not as one of {', '.join(OUTCOMES)}")
+                raise InvariantBroken(
+                    f"request {event.request_id.hex()} ended as {event.outcome!r}, not as one of {', '.join(OUTCOMES)}"
+                )
             if event.request_id not in self._open:
                 raise InvariantBroken(f"request {event.request_id.hex()} ended twice or never arrived")
             del self._open[event.request_id]

@@ -24,7 +24,13 @@ class SimChain:
     """The contract, its clock and its history. The history is the chain: it grows with the run."""
 
     def __init__(
-        self, contract: Contract, clock: Clock, *, trace: Trace, block_time_s: float = 2.0, opening_cost_credits: int = 0
+        self,
+        contract: Contract,
+        clock: Clock,
+        *,
+        trace: Trace,
+        block_time_s: float = 2.0,
+        opening_cost_credits: int = 0,
     ) -> None:
         self.contract = contract
         self.opening_cost_credits = opening_cost_credits

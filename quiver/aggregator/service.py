@@ -124,7 +124,9 @@ class AggregatorService:
         runtime = self._runtime
         kind = str(error).partition(":")[0]
         runtime.trace.emit(
-            EvidenceRecorded(at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=peer, kind=kind, detail=str(error))
+            EvidenceRecorded(
+                at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=peer, kind=kind, detail=str(error)
+            )
         )
 
     def answer_proof(self, question: AskProof) -> ProofAnswer:
@@ -136,7 +138,12 @@ class AggregatorService:
             found = self._tree(question.epoch).find(question.channel)
         if kept is None or found is None:
             return ProofAnswer(
-                epoch=question.epoch, channel=question.channel, commitment=None, leaf=None, proof=None, acknowledgement=None
+                epoch=question.epoch,
+                channel=question.channel,
+                commitment=None,
+                leaf=None,
+                proof=None,
+                acknowledgement=None,
             )
         entry, proof = found
         return ProofAnswer(
@@ -197,5 +204,7 @@ class AggregatorService:
             runtime.trace.emit(EvidenceRecorded(at_s=at_s, node=node, peer=node, kind="epoch_taken", detail=detail))
         else:
             runtime.trace.emit(
-                EpochCommitted(at_s=at_s, node=node, epoch=commitment.epoch, root=commitment.root, count=commitment.count)
+                EpochCommitted(
+                    at_s=at_s, node=node, epoch=commitment.epoch, root=commitment.root, count=commitment.count
+                )
             )

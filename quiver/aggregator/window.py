@@ -141,7 +141,9 @@ class Window:
         channel: ChannelId, known: KnownChannel, previous: ChannelHead, heads: list[ChannelHead], head_at: HeadAt
     ) -> int:
         if previous.seq > known.head.seq:
-            raise ReceiptMismatch(f"gap: we hold receipts up to {known.head.seq}, the batch starts after {previous.seq}")
+            raise ReceiptMismatch(
+                f"gap: we hold receipts up to {known.head.seq}, the batch starts after {previous.seq}"
+            )
         skipped = min(len(heads), known.head.seq - previous.seq)
         # One head binds all history before it, so one comparison decides for every skipped receipt.
         at = heads[skipped - 1] if skipped else previous

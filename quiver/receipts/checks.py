@@ -107,14 +107,18 @@ def check_amount(
         completion_price=completion_price, minimum_credits=minimum_credits,
     )  # fmt: skip
     if body.amount != total - before.amount:
-        raise ReceiptMismatch(f"wrong_amount: receipt {body.seq} adds {body.amount} credits, expected {total - before.amount}")
+        raise ReceiptMismatch(
+            f"wrong_amount: receipt {body.seq} adds {body.amount} credits, expected {total - before.amount}"
+        )
     return RequestTotals(prompt_tokens=prompt, completion_tokens=completion, amount=total)
 
 
 def check_issued(body: ReceiptBody, *, now_ms: int, clock_skew_ms_max: int) -> None:
     """A receipt may be old, but not from the future."""
     if body.issued_ms > now_ms + clock_skew_ms_max:
-        raise ReceiptMismatch(f"issued_in_future: receipt {body.seq} is {body.issued_ms - now_ms} ms ahead of our clock")
+        raise ReceiptMismatch(
+            f"issued_in_future: receipt {body.seq} is {body.issued_ms - now_ms} ms ahead of our clock"
+        )
 
 
 def check_head(head: ChannelHead) -> None:
@@ -125,7 +129,11 @@ def check_head(head: ChannelHead) -> None:
 
 def check_acknowledgement_shape(ack: Acknowledgement) -> None:
     """Widths of its fields, so that its digest exists and is unique."""
-    if len(ack.channel) != DIGEST_BYTES or len(ack.head) != DIGEST_BYTES or len(ack.signature) != SESSION_SIGNATURE_BYTES:
+    if (
+        len(ack.channel) != DIGEST_BYTES
+        or len(ack.head) != DIGEST_BYTES
+        or len(ack.signature) != SESSION_SIGNATURE_BYTES
+    ):
         raise ReceiptMismatch("ack_shape: channel and head have 32 bytes, the signature 65")
     if not 0 <= ack.seq <= UINT64_MAX or not 0 <= ack.cum <= UINT64_MAX:
         raise ReceiptMismatch("ack_shape: seq and cum are 8-byte unsigned numbers")

@@ -70,7 +70,9 @@ class ProviderLog:
             return self
         self._record = _PROVIDER.decode(row)
         if self._record.terms != terms:
-            raise UsageError(f"channel {terms.channel.hex()}: the store holds other terms; is this the right chain and key?")
+            raise UsageError(
+                f"channel {terms.channel.hex()}: the store holds other terms; is this the right chain and key?"
+            )
         at = self._record.submitted
         for _, value in store.scan(PROVIDER_RECEIPTS, terms.channel):
             receipt = _RECEIPT.decode(value)
@@ -112,7 +114,9 @@ class ProviderLog:
     def on_issued(self, receipt: SignedReceipt) -> Batch:
         """Our next receipt; commit, then send. `Busy` when the log is full."""
         if self.head.seq - self.acknowledged.seq >= UNACKNOWLEDGED_MAX or len(self._kept) >= UNSUBMITTED_MAX:
-            raise Busy(f"channel {self.terms.channel.hex()}: the receipt log is full; wait for the payer or the aggregator")
+            raise Busy(
+                f"channel {self.terms.channel.hex()}: the receipt log is full; wait for the payer or the aggregator"
+            )
         new = not self._kept and self._record.last is None
         at = check_receipt(receipt, self.head, self.terms)
         self._kept.append((receipt, at))
@@ -147,7 +151,9 @@ class ProviderLog:
         if until.seq <= self._record.submitted.seq:
             return []
         if until != self._head_at(until.seq):
-            raise ReceiptMismatch(f"ack_wrong_head: the ingested batch ends at {until.seq} in another history than ours")
+            raise ReceiptMismatch(
+                f"ack_wrong_head: the ingested batch ends at {until.seq} in another history than ours"
+            )
         boundaries = tuple(ack for ack in self._record.boundaries if ack.seq > until.seq)
         self._record = msgspec.structs.replace(self._record, submitted=until, boundaries=boundaries)
         batch: list[tuple[str, bytes, bytes | None]] = [self._put()]
@@ -169,7 +175,9 @@ class ProviderLog:
             return self._record.submitted
         index = seq - self._record.submitted.seq - 1
         if not 0 <= index < len(self._kept):
-            raise ReceiptMismatch(f"ack_wrong_seq: an acknowledgement at {seq}, but our newest receipt is {self.head.seq}")
+            raise ReceiptMismatch(
+                f"ack_wrong_seq: an acknowledgement at {seq}, but our newest receipt is {self.head.seq}"
+            )
         return self._kept[index][1]
 
     def _key(self, seq: int) -> bytes:
@@ -193,7 +201,9 @@ class PayerLog:
         if (row := store.get(PAYER_CHANNELS, terms.channel)) is not None:
             self._record = _PAYER.decode(row)
             if self._record.terms != terms:
-                raise UsageError(f"channel {terms.channel.hex()}: the store holds other terms; is this the right chain and key?")
+                raise UsageError(
+                    f"channel {terms.channel.hex()}: the store holds other terms; is this the right chain and key?"
+                )
             self._head = head_of(self._record.last)
         return self
 

@@ -37,4 +37,6 @@ async def verify_acknowledgement(
     check_acknowledgement_shape(ack)
     digest = ack_digest(ack_domain(chain_id, contract), ack.channel, ack.cum, ack.seq, ack.head)
     if not await verifier.verify_session(session, digest, ack.signature):
-        raise BadSignature(f"acknowledgement_signature: the acknowledgement at {ack.seq} is not signed by the session key")
+        raise BadSignature(
+            f"acknowledgement_signature: the acknowledgement at {ack.seq} is not signed by the session key"
+        )

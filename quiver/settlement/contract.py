@@ -128,7 +128,9 @@ class Contract:
             case Claim():
                 effect = self._claim(transaction)
             case ClaimDirect():
-                effect = self._pay(self._check_acknowledged(transaction.acknowledgement), transaction.acknowledgement.cum)
+                effect = self._pay(
+                    self._check_acknowledged(transaction.acknowledgement), transaction.acknowledgement.cum
+                )
             case RequestExit():
                 effect = self._request_exit(transaction, now_ms)
             case FinishExit():
@@ -158,7 +160,9 @@ class Contract:
             raise SettlementError("nonce_out_of_range", "a channel nonce is an 8-byte unsigned number")
         channel_id = compute_channel_id(self._domain, transaction.sender, transaction.provider, transaction.nonce)
         if channel_id in self._channels:
-            raise SettlementError("channel_exists", f"nonce {transaction.nonce} was used with this provider before; take another")
+            raise SettlementError(
+                "channel_exists", f"nonce {transaction.nonce} was used with this provider before; take another"
+            )
         self._check_funds(transaction.sender, transaction.amount)
         self._debit(transaction.sender, transaction.amount)
         self._channels[channel_id] = ChannelState(
@@ -170,7 +174,9 @@ class Contract:
     def _top_up(self, transaction: TopUp) -> Effect:
         state = self._check_payer(transaction.channel, transaction.sender)
         if state.exit_at_ms is not None:
-            raise SettlementError("exit_pending", "a channel whose exit was requested cannot be topped up; open another")
+            raise SettlementError(
+                "exit_pending", "a channel whose exit was requested cannot be topped up; open another"
+            )
         self._check_funds(transaction.sender, transaction.amount)
         self._debit(transaction.sender, transaction.amount)
         self._channels[state.channel] = channels.top_up(state, transaction.amount)
@@ -178,8 +184,14 @@ class Contract:
 
     def _submit_epoch(self, transaction: SubmitEpoch, now_ms: int) -> Effect:
         commitment = transaction.commitment
-        if not 0 <= commitment.epoch <= UINT64_MAX or not 1 <= commitment.count <= UINT64_MAX or len(commitment.root) != DIGEST_BYTES:
-            raise SettlementError("malformed_commitment", "a commitment has an epoch, a 32-byte root and at least one leaf")
+        if (
+            not 0 <= commitment.epoch <= UINT64_MAX
+            or not 1 <= commitment.count <= UINT64_MAX
+            or len(commitment.root) != DIGEST_BYTES
+        ):
+            raise SettlementError(
+                "malformed_commitment", "a commitment has an epoch, a 32-byte root and at least one leaf"
+            )
         if commitment.epoch in self._epochs:
             raise SettlementError("epoch_exists", f"epoch {commitment.epoch} is committed already")
         end_ms = (commitment.epoch + 1) * self._params.epoch_ms
@@ -194,7 +206,9 @@ class Contract:
         leaf, ack = transaction.leaf, transaction.acknowledgement
         committed = self._epochs.get(leaf.epoch)
         if committed is None:
-            raise SettlementError("unknown_epoch", f"epoch {leaf.epoch} has no commitment; wait for it or claim directly")
+            raise SettlementError(
+                "unknown_epoch", f"epoch {leaf.epoch} has no commitment; wait for it or claim directly"
+            )
         if (leaf.channel, leaf.seq, leaf.cum, leaf.head) != (ack.channel, ack.seq, ack.cum, ack.head):
             raise SettlementError("leaf_mismatch", "leaf and acknowledgement differ in channel, seq, cum or head")
         try:
@@ -248,7 +262,9 @@ class Contract:
     def _check_acknowledged(self, ack: Acknowledgement) -> ChannelState:
         # Lengths first: packing would cut or pad a field, and two different values would share a digest.
         if len(ack.head) != DIGEST_BYTES or not 0 <= ack.seq <= UINT64_MAX or not 0 <= ack.cum <= UINT64_MAX:
-            raise SettlementError("malformed_acknowledgement", "seq and cum are 8-byte unsigned numbers, head has 32 bytes")
+            raise SettlementError(
+                "malformed_acknowledgement", "seq and cum are 8-byte unsigned numbers, head has 32 bytes"
+            )
         state = self._check_open(ack.channel)
         digest = ack_digest(self._domain, ack.channel, ack.cum, ack.seq, ack.head)
         if not self._verify_session(state.session, digest, ack.signature):
@@ -299,7 +315,11 @@ class Contract:
         except msgspec.MsgspecError as error:
             raise UsageError(f"this is not a snapshot of the contract: {error}") from error
         self = cls(
-            chain_id=kept.chain_id, contract=kept.contract, aggregator=kept.aggregator, params=params, verify_session=verify_session
+            chain_id=kept.chain_id,
+            contract=kept.contract,
+            aggregator=kept.aggregator,
+            params=params,
+            verify_session=verify_session,
         )
         self._deposited, self._events = kept.deposited, kept.events
         self._balances = dict(kept.balances)

@@ -22,7 +22,9 @@ LEAF_FIELD_MAX = (1 << 64) - 1
 def hash_leaf(leaf: Leaf) -> bytes:
     """SHA-256 of the 97 leaf bytes, whose first is 0x00. `ReceiptMismatch` for a leaf that has no such bytes."""
     if len(leaf.channel) != DIGEST_BYTES or len(leaf.head) != DIGEST_BYTES:
-        raise ReceiptMismatch(f"leaf_shape: channel and head have {DIGEST_BYTES} bytes, not {len(leaf.channel)} and {len(leaf.head)}")
+        raise ReceiptMismatch(
+            f"leaf_shape: channel and head have {DIGEST_BYTES} bytes, not {len(leaf.channel)} and {len(leaf.head)}"
+        )
     if not all(0 <= number <= LEAF_FIELD_MAX for number in (leaf.epoch, leaf.cum, leaf.seq)):
         raise ReceiptMismatch("leaf_shape: epoch, cum and seq are 8-byte unsigned numbers")
     return hashlib.sha256(leaf_bytes(leaf)).digest()
@@ -101,6 +103,8 @@ def verify(leaf: Leaf, proof: Proof, commitment: Commitment) -> None:
     if leaf.epoch != commitment.epoch:
         raise ReceiptMismatch(f"proof_epoch: a leaf of epoch {leaf.epoch} against the root of epoch {commitment.epoch}")
     if proof.count != commitment.count:
-        raise ReceiptMismatch(f"proof_count: the proof is for {proof.count} leaves, the commitment has {commitment.count}")
+        raise ReceiptMismatch(
+            f"proof_count: the proof is for {proof.count} leaves, the commitment has {commitment.count}"
+        )
     if compute_path_root(hash_leaf(leaf), proof) != commitment.root:
         raise ReceiptMismatch(f"proof_root: the path does not lead to the root of epoch {commitment.epoch}")

@@ -55,7 +55,9 @@ class Parties:
             chain_id=self.payer.chain_id, contract=self.payer.contract, channel=self.channel,
             provider_key=self.provider_signer.public_key, payer=self.payer_account,
         )  # fmt: skip
-        return await sign_acknowledgement(signer or self.payer_signer, terms, ChannelHead(seq=seq, cum=cum, head=bytes([seq]) * 32))
+        return await sign_acknowledgement(
+            signer or self.payer_signer, terms, ChannelHead(seq=seq, cum=cum, head=bytes([seq]) * 32)
+        )
 
 
 async def refused(reason, coroutine):
@@ -77,17 +79,26 @@ class LedgerSuite:
         async def story(p):
             assert p.payer.balance(p.payer_account) == 600
             state = p.provider.channel(p.channel)
-            assert (state.payer, state.provider, state.locked, state.paid) == (p.payer_account, p.provider_account, 400, 0)
+            assert (state.payer, state.provider, state.locked, state.paid) == (
+                p.payer_account,
+                p.provider_account,
+                400,
+                0,
+            )
             await p.payer.submit(TopUp(sender=p.payer_account, channel=p.channel, amount=100))
             assert (p.payer.balance(p.payer_account), p.payer.channel(p.channel).locked) == (500, 500)
-            await refused("insufficient_balance", p.payer.submit(TopUp(sender=p.payer_account, channel=p.channel, amount=501)))
+            await refused(
+                "insufficient_balance", p.payer.submit(TopUp(sender=p.payer_account, channel=p.channel, amount=501))
+            )
             assert p.payer.channel(bytes(32)) is None
 
         self.meet(chain, story)
 
     def test_nobody_sends_for_another_account(self, chain):
         async def story(p):
-            await refused("not_the_sender", p.provider.submit(TopUp(sender=p.payer_account, channel=p.channel, amount=1)))
+            await refused(
+                "not_the_sender", p.provider.submit(TopUp(sender=p.payer_account, channel=p.channel, amount=1))
+            )
             await refused("not_the_payer", p.provider.submit(RequestExit(sender=p.provider_account, channel=p.channel)))
 
         self.meet(chain, story)
@@ -108,7 +119,9 @@ class LedgerSuite:
     def test_an_acknowledgement_of_another_key_pays_nothing(self, chain):
         async def story(p):
             forged = await p.acknowledge(150, signer=p.provider_signer)
-            await refused("bad_signature", p.provider.submit(ClaimDirect(sender=p.provider_account, acknowledgement=forged)))
+            await refused(
+                "bad_signature", p.provider.submit(ClaimDirect(sender=p.provider_account, acknowledgement=forged))
+            )
             assert p.provider.balance(p.provider_account) == 0
 
         self.meet(chain, story)

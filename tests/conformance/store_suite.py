@@ -31,7 +31,9 @@ class StoreSuite:
     def test_none_deletes_and_the_last_write_of_a_batch_wins(self, disk):
         async def story():
             store = disk.open()
-            await store.commit([("t", b"a", b"1"), ("t", b"b", b"1"), ("t", b"b", b"2"), ("t", b"a", None), ("t", b"no", None)])
+            await store.commit(
+                [("t", b"a", b"1"), ("t", b"b", b"1"), ("t", b"b", b"2"), ("t", b"a", None), ("t", b"no", None)]
+            )
             assert list(store.scan("t")) == [(b"b", b"2")]
             await store.close()
 

@@ -7,7 +7,14 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from quiver.errors import SettlementError
 from quiver.identity.signing import ack_digest, ack_domain
@@ -120,7 +127,12 @@ class ContractMachine(RuleBasedStateMachine):
         event = self.send(ClaimDirect(sender=sender, acknowledgement=ack))
         assert event is None or session == state.session
 
-    @rule(data=st.data(), sender=st.sampled_from([ACCOUNTS[0], AGGREGATOR, AGGREGATOR]), cum=st.integers(0, 100), epoch=st.integers(0, 3))
+    @rule(
+        data=st.data(),
+        sender=st.sampled_from([ACCOUNTS[0], AGGREGATOR, AGGREGATOR]),
+        cum=st.integers(0, 100),
+        epoch=st.integers(0, 3),
+    )
     def submit(self, data, sender, cum, epoch):
         leaf = Leaf(epoch=epoch, channel=self.pick(data), cum=cum, seq=1, head=bytes(32))
         tree = MerkleTree([bytes([7]) * 32, hash_leaf(leaf)])
@@ -171,7 +183,9 @@ def test_any_sequence_of_transactions_conserves_credits_and_each_kind_was_accept
 
 @pytest.mark.parametrize("width", [0, 19, 21])
 def test_an_account_of_another_width_is_refused(width):
-    contract = Contract(chain_id=9, contract=HUB, aggregator=AGGREGATOR, params=PARAMS, verify_session=model_verify_session)
+    contract = Contract(
+        chain_id=9, contract=HUB, aggregator=AGGREGATOR, params=PARAMS, verify_session=model_verify_session
+    )
     with pytest.raises(SettlementError) as caught:
         contract.apply(Deposit(sender=Address(bytes(width)), amount=1), 0)
     assert caught.value.reason == "malformed_address"

@@ -7,6 +7,7 @@ the file is trusted to name itself: this is a test network, not a chain.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -66,21 +67,19 @@ class LocalLedger:
         self._on_event = on_event
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._reader = connect(self._path)
-        self._writer = connect(self._path)
-        self._create(aggregator)
-        self._version = -1
-        self._model = self._read()
-        found = (self._model.chain_id, self._model.contract, self._model.aggregator)
-        if found != (chain_id, contract, aggregator):
-            self._reader.close()
-            self._writer.close()
-            raise UsageError(
-                f"{self._path} holds chain {found[0]}, contract 0x{found[1].hex()}, aggregator 0x{found[2].hex()}; "
-                "correct network.toml or choose another file"
-            )
+        # Several processes of a devnet start at once: one makes the file, the others wait.
+        with open(f"{self._path}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._reader = connect(self._path)
+            self._writer = connect(self._path)
+            try:
+                self._open(aggregator)
+            except BaseException:
+                self._reader.close()
+                self._writer.close()
+                raise
 
-    def _create(self, aggregator: Address) -> None:
+    def _open(self, aggregator: Address) -> None:
         fresh = Contract(
             chain_id=self.chain_id, contract=self.contract, aggregator=aggregator, params=self._params,
             verify_session=self._verify_session,
@@ -91,7 +90,17 @@ class LocalLedger:
         )
         (params_hash,) = self._writer.execute("SELECT params FROM contract").fetchone()
         if params_hash != self._params.hash():
-            raise UsageError(f"{self._path} was made with other params; take the params of its network.toml or another file")
+            raise UsageError(
+                f"{self._path} was made with other params; take the params of its network.toml or another file"
+            )
+        self._version = -1
+        self._model = self._read()
+        found = (self._model.chain_id, self._model.contract, self._model.aggregator)
+        if found != (self.chain_id, self.contract, aggregator):
+            raise UsageError(
+                f"{self._path} holds chain {found[0]}, contract 0x{found[1].hex()}, aggregator 0x{found[2].hex()}; "
+                "correct network.toml or choose another file"
+            )
 
     async def submit(self, transaction: Transaction) -> bytes:
         """Id of the transaction once it is in the file; `SettlementError` as the contract says, or `not_the_sender`."""

@@ -24,7 +24,9 @@ PENDING_MAX = 4096
 # Batches in one transaction: bounds how long one fsync group holds the file.
 GROUP_MAX = 1024
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS rows (tab TEXT, key BLOB, value BLOB NOT NULL, PRIMARY KEY (tab, key)) WITHOUT ROWID"
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS rows (tab TEXT, key BLOB, value BLOB NOT NULL, PRIMARY KEY (tab, key)) WITHOUT ROWID"
+)
 _PUT = "INSERT INTO rows (tab, key, value) VALUES (?, ?, ?) ON CONFLICT (tab, key) DO UPDATE SET value = excluded.value"
 _DELETE = "DELETE FROM rows WHERE tab = ? AND key = ?"
 _GET = "SELECT value FROM rows WHERE tab = ? AND key = ?"
@@ -55,7 +57,9 @@ class SqliteStore:
             self._reader = connect(self._path)
         except sqlite3.Error as error:
             os.close(self._lock_file)
-            raise UsageError(f"cannot open the store {self._path}: {error}; restore it from a backup or move it away") from error
+            raise UsageError(
+                f"cannot open the store {self._path}: {error}; restore it from a backup or move it away"
+            ) from error
         self._pending: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._room = asyncio.Semaphore(PENDING_MAX)
@@ -70,7 +74,9 @@ class SqliteStore:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(file)
-            raise UsageError(f"the store {self._path} is in use by another process; stop that node or choose another path") from error
+            raise UsageError(
+                f"the store {self._path} is in use by another process; stop that node or choose another path"
+            ) from error
         return file
 
     def get(self, table: str, key: bytes) -> bytes | None:
@@ -150,7 +156,9 @@ class SqliteStore:
         if self._failure is None:
             done.set_result(None)
         else:
-            done.set_exception(Unavailable(f"the store {self._path} failed: {self._failure}; free the disk and restart the node"))
+            done.set_exception(
+                Unavailable(f"the store {self._path} failed: {self._failure}; free the disk and restart the node")
+            )
 
     async def close(self) -> None:
         """Write what waits, then release the file."""

@@ -181,8 +181,14 @@ def test_what_was_not_durable_before_a_crash_was_not_answered_and_may_come_again
 @pytest.mark.parametrize(
     ("kind", "spoil"),
     [
-        ("receipt_signature", lambda b: replace(b, receipts=(b.receipts[0], replace(b.receipts[1], signature=bytes(64))))),
-        ("acknowledgement_signature", lambda b: replace(b, acknowledgement=replace(b.acknowledgement, signature=bytes(65)))),
+        (
+            "receipt_signature",
+            lambda b: replace(b, receipts=(b.receipts[0], replace(b.receipts[1], signature=bytes(64)))),
+        ),
+        (
+            "acknowledgement_signature",
+            lambda b: replace(b, acknowledgement=replace(b.acknowledgement, signature=bytes(65))),
+        ),
         ("ack_wrong_cum", lambda b: replace(b, acknowledgement=replace(b.acknowledgement, cum=99))),
         ("ack_wrong_seq", lambda b: replace(b, receipts=b.receipts[:1])),
         ("seq_not_next", lambda b: replace(b, receipts=b.receipts[1:])),

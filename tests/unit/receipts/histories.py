@@ -30,7 +30,11 @@ class History:
         self.provider = SimSigner(1, "provider", mode=mode)
         self.payer = SimSigner(1, "payer", mode=mode)
         self.terms = ChannelTerms(
-            chain_id=CHAIN_ID, contract=HUB, channel=channel, provider_key=self.provider.public_key, payer=self.payer.account
+            chain_id=CHAIN_ID,
+            contract=HUB,
+            channel=channel,
+            provider_key=self.provider.public_key,
+            payer=self.payer.account,
         )
         self.receipts, self.heads = [], [ChannelHead()]
         for amount in amounts:
@@ -45,9 +49,7 @@ class History:
             prompt_tokens=3, completion_tokens=4, amount=amount, cum=last.cum + amount, issued_ms=1_700_000_000_000,
         )  # fmt: skip
         self.receipts.append(drive(sign_receipt(self.provider, body)))
-        self.heads.append(
-            ChannelHead(seq=body.seq, cum=body.cum, head=next_head(last.head, receipt_digest(body)))
-        )
+        self.heads.append(ChannelHead(seq=body.seq, cum=body.cum, head=next_head(last.head, receipt_digest(body))))
         return self.receipts[-1]
 
     def acknowledge(self, seq=-1):

@@ -116,7 +116,11 @@ def test_any_flipped_bit_of_a_receipt_or_its_signature_is_refused(mode):
     history = History(amounts=(10, 7), mode=mode)
     verifier, good = SimVerifier(mode=mode), history.receipts[1]
     drive(verify_receipt(verifier, good))
-    altered = [change(good, **{field: value}) for field in good.body.__struct_fields__ for value in flips(getattr(good.body, field))]
+    altered = [
+        change(good, **{field: value})
+        for field in good.body.__struct_fields__
+        for value in flips(getattr(good.body, field))
+    ]
     altered += [replace(good, signature=signature) for signature in flips(good.signature)]
     for receipt in altered:
         with pytest.raises(PeerError) as caught:

@@ -63,7 +63,11 @@ def test_batches_end_at_acknowledgements_and_are_forgotten_once_ingested():
         disk.write(log.on_acknowledged(history.acknowledge(seq), receipts_batch_max=4))
         log.validate()
     first = log.next_submission(1, session)
-    assert ([r.body.seq for r in first.receipts], first.acknowledgement.seq, first.previous) == ([1, 2, 3, 4], 4, ChannelHead())
+    assert ([r.body.seq for r in first.receipts], first.acknowledgement.seq, first.previous) == (
+        [1, 2, 3, 4],
+        4,
+        ChannelHead(),
+    )
     disk.write(log.on_ingested(first))
     log = ProviderLog.load(disk.store, history.terms)
     log.validate()

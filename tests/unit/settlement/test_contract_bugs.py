@@ -35,7 +35,13 @@ def tell_story(contract_class: type[Contract]) -> None:
 
     def claim(channel, seq, cum):
         digest = ack_digest(DOMAIN, channel, cum, seq, bytes(32))
-        ack = Acknowledgement(channel=channel, seq=seq, cum=cum, head=bytes(32), signature=compute_tag(SESSION, digest, b"secp256k1") + b"\0")
+        ack = Acknowledgement(
+            channel=channel,
+            seq=seq,
+            cum=cum,
+            head=bytes(32),
+            signature=compute_tag(SESSION, digest, b"secp256k1") + b"\0",
+        )
         send(ClaimDirect(sender=OTHER, acknowledgement=ack))
 
     send(Deposit(sender=PAYER, amount=1000))

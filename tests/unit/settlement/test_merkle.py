@@ -18,7 +18,13 @@ LEAVES_MAX = 300
 
 
 def make_leaf(number: int) -> Leaf:
-    return Leaf(epoch=5, channel=hashlib.sha256(b"%d" % number).digest(), cum=10 * number, seq=number, head=bytes([number % 256]) * 32)
+    return Leaf(
+        epoch=5,
+        channel=hashlib.sha256(b"%d" % number).digest(),
+        cum=10 * number,
+        seq=number,
+        head=bytes([number % 256]) * 32,
+    )
 
 
 LEAVES = [make_leaf(number) for number in range(LEAVES_MAX)]
@@ -66,7 +72,12 @@ def test_every_leaf_of_every_tree_up_to_300_verifies_here_and_with_pymerkle():
             proof = tree.proof(index)
             verify(LEAVES[index], proof, commitment)
             verify_inclusion(
-                HASHES[index], tree.root, as_pymerkle(HASHES[index], proof), index=index + 1, size=count, algorithm="sha256"
+                HASHES[index],
+                tree.root,
+                as_pymerkle(HASHES[index], proof),
+                index=index + 1,
+                size=count,
+                algorithm="sha256",
             )
 
 
@@ -109,7 +120,12 @@ def test_a_path_of_another_length_or_width_is_refused():
     proof = tree.proof(2)
     for siblings in (proof.siblings[:-1], (*proof.siblings, bytes(32)), (bytes(32),) * 65):
         refuse(LEAVES[2], msgspec.structs.replace(proof, siblings=siblings), good, "proof_length")
-    refuse(LEAVES[2], msgspec.structs.replace(proof, siblings=(proof.siblings[0][:-1], *proof.siblings[1:])), good, "proof_sibling")
+    refuse(
+        LEAVES[2],
+        msgspec.structs.replace(proof, siblings=(proof.siblings[0][:-1], *proof.siblings[1:])),
+        good,
+        "proof_sibling",
+    )
     refuse(LEAVES[2], msgspec.structs.replace(proof, index=-1), good, "proof_index")
 
 
