@@ -134,7 +134,9 @@ def check_frame(name: str, frame: pd.DataFrame, where: str) -> None:
     entry = describe(name)
     missing = [column for column in entry.columns if column not in frame.columns]
     if missing:
-        raise DataDamaged(f"{name}: {where} lacks the column(s) {', '.join(missing)}; it has {', '.join(frame.columns)}")
+        raise DataDamaged(
+            f"{name}: {where} lacks the column(s) {', '.join(missing)}; it has {', '.join(frame.columns)}"
+        )
     if len(frame) != entry.rows:
         raise DataDamaged(f"{name}: {where} has {len(frame)} rows, expected {entry.rows}. {_remedy(name, entry)}")
 

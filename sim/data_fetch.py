@@ -85,14 +85,14 @@ def convert_seattle(raw: Sequence[bytes], rows: int) -> pd.DataFrame:
     """Comma-separated square matrices in seconds, one a time slice -> directed pairs in ms."""
     count = round((1 + (1 + 4 * rows) ** 0.5) / 2)
     i, j = np.nonzero(~np.eye(count, dtype=bool))
-    slices = {
-        f"t{index}": np.rint(_matrix(text, ",")[i, j] * 1000).astype(int) for index, text in enumerate(raw, 1)
-    }
+    slices = {f"t{index}": np.rint(_matrix(text, ",")[i, j] * 1000).astype(int) for index, text in enumerate(raw, 1)}
     return pd.DataFrame({"i": i, "j": j, **slices})
 
 
 def _matrix(text: bytes, separator: str) -> np.ndarray:
-    rows = [[float(cell) for cell in line.split(separator) if cell.strip()] for line in text.decode().splitlines() if line]
+    rows: list[list[float]] = [
+        [float(cell) for cell in line.split(separator) if cell.strip()] for line in text.decode().splitlines() if line
+    ]
     return np.array(rows)
 
 
@@ -114,7 +114,7 @@ UPSTREAM: dict[str, Upstream] = {
 def download(url: str) -> bytes:
     """The bytes behind `url`, at most `DOWNLOAD_BYTES_MAX`; `Unavailable` says what failed and what to do."""
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310 (https, pinned above)
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
             body: bytes = answer.read(DOWNLOAD_BYTES_MAX + 1)
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         raise Unavailable(
@@ -139,10 +139,14 @@ def fetch(name: str, *, folder: Path | None = None, opener: Opener = download) -
     try:
         frame = upstream.convert(raw, entry.rows)
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise data.DataDamaged(f"{name}: upstream {upstream.urls()[0]} is not in the known format ({error!r})") from error
+        raise data.DataDamaged(
+            f"{name}: upstream {upstream.urls()[0]} is not in the known format ({error!r})"
+        ) from error
     data.check_frame(name, frame, upstream.urls()[0])
     if data.compute_values_digest(frame) != entry.values_sha256:
-        raise data.DataDamaged(f"{name}: the values of {upstream.urls()[0]} differ from the manifest; nothing was written")
+        raise data.DataDamaged(
+            f"{name}: the values of {upstream.urls()[0]} differ from the manifest; nothing was written"
+        )
     path = (folder or data.folder()) / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")

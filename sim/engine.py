@@ -59,10 +59,28 @@ class JobState(StrEnum):
 class Job:
     """One generation. `on_tokens(tokens, done)` is called at the end of the step that completes a chunk."""
 
-    __slots__ = ("context", "prefill_left", "prefilled", "output", "chunk", "noise", "on_tokens", "state", "emitted", "base")
+    __slots__ = (
+        "context",
+        "prefill_left",
+        "prefilled",
+        "output",
+        "chunk",
+        "noise",
+        "on_tokens",
+        "state",
+        "emitted",
+        "base",
+    )
 
     def __init__(
-        self, *, context: int, cached: int, output: int, chunk: int, noise: float, on_tokens: Callable[[int, bool], None]
+        self,
+        *,
+        context: int,
+        cached: int,
+        output: int,
+        chunk: int,
+        noise: float,
+        on_tokens: Callable[[int, bool], None],
     ) -> None:
         if context < 1 or output < 1 or chunk < 1 or not 0 <= cached <= context or noise <= 0:
             raise UsageError(f"a job needs positive sizes, not context {context}, cached {cached}, output {output}")

@@ -60,12 +60,19 @@ class HardwareProfile:
 
 _GPU_TABLE = "XiongjieDai/GPU-Benchmarks-on-LLM-Inference, 8B Q4_K_M"
 _KHMEL = "pavlokhmel.com 2026, Qwen3.5-9B Q4"
-_LOCALSCORE = "LocalScore crowd medians, Llama-3.1 8B Q4; context, batching and load borrowed from the profile of its class"
+_LOCALSCORE = (
+    "LocalScore crowd medians, Llama-3.1 8B Q4; context, batching and load borrowed from the profile of its class"
+)
 _SLOTS_GPU, _SLOTS_SHARED, _SLOTS_CPU = 16, 8, 2
 
 
 def _profile(
-    name: str, speeds: tuple[float, float, float, float, float, float], source: str, estimated: str, *, cpu: bool = False
+    name: str,
+    speeds: tuple[float, float, float, float, float, float],
+    source: str,
+    estimated: str,
+    *,
+    cpu: bool = False,
 ) -> HardwareProfile:
     prefill_tps, quadratic_s, decode_tps, context_s, alpha, load_s = speeds
     slots = _SLOTS_CPU if cpu else _SLOTS_GPU if alpha <= 0.15 else _SLOTS_SHARED
@@ -123,7 +130,9 @@ def profile(name: str) -> HardwareProfile:
     return PROFILES[name]
 
 
-def sample_pool(count: int, rng: random.Random, shares: str | Mapping[str, float] = "consumer") -> list[HardwareProfile]:
+def sample_pool(
+    count: int, rng: random.Random, shares: str | Mapping[str, float] = "consumer"
+) -> list[HardwareProfile]:
     """`count` machines drawn by share; `shares` is a pool's name, a profile's name, or profile name -> weight."""
     if isinstance(shares, str):
         shares = POOLS.get(shares) or {profile(shares).name: 1.0}

@@ -78,7 +78,9 @@ class Jitter:
     ) -> None:  # fmt: skip
         """`sigma`: standard deviation of log RTT, by default the topology's own. `pairs_max` bounds the cache, not the pairs."""
         if not 0 <= autocorrelation < (self.BLOCK - 1) / self.BLOCK:
-            raise UsageError(f"jitter autocorrelation {autocorrelation} is outside 0 .. {(self.BLOCK - 1) / self.BLOCK:.3f}")
+            raise UsageError(
+                f"jitter autocorrelation {autocorrelation} is outside 0 .. {(self.BLOCK - 1) / self.BLOCK:.3f}"
+            )
         self.sigma = topology.log_rtt_sigma if sigma is None else sigma
         self._phi = autocorrelation * self.BLOCK / (self.BLOCK - 1)
         self._innovation = math.sqrt(1 - self._phi**2)

@@ -196,9 +196,13 @@ class SimBackend:
     async def generate(self, request: BackendRequest) -> AsyncIterator[Piece]:
         """Pieces in virtual time; closing the iterator frees the slot at the end of the running step."""
         if request.name not in self._models:
-            raise RequestRejected(RejectionReason.UNKNOWN_MODEL, f"model {request.name!r} is not installed on this engine")
+            raise RequestRejected(
+                RejectionReason.UNKNOWN_MODEL, f"model {request.name!r} is not installed on this engine"
+            )
         if request.max_tokens < 1:
-            raise RequestRejected(RejectionReason.BAD_REQUEST, f"max_tokens must be at least 1, not {request.max_tokens}")
+            raise RequestRejected(
+                RejectionReason.BAD_REQUEST, f"max_tokens must be at least 1, not {request.max_tokens}"
+            )
         self._check_well()
         await self._load(request.name)
         loop = asyncio.get_running_loop()
@@ -277,7 +281,12 @@ class SimBackend:
             self._load_free_s = max(self._load_free_s, loop.time()) + self.profile.load_s
             loop.call_at(self._load_free_s, self._on_loaded, name)
         waiter = loop.create_future()
-        self._loading[name].add_done_callback(lambda _: waiter.done() or waiter.set_result(None))
+
+        def pass_on(_: asyncio.Future[None]) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        self._loading[name].add_done_callback(pass_on)
         await self._wait(waiter)
         self._check_well()
 

@@ -102,7 +102,12 @@ class Topology:
     @classmethod
     def named(cls, name: str, nodes: int, *, seed: int = 0, fallback: bool = False) -> Topology:
         """planetlab, seattle, simblock or synthetic; with `fallback`, synthetic when the data is missing."""
-        makers = {"planetlab": cls.planetlab, "seattle": cls.seattle, "simblock": cls.simblock, "synthetic": cls.synthetic}
+        makers = {
+            "planetlab": cls.planetlab,
+            "seattle": cls.seattle,
+            "simblock": cls.simblock,
+            "synthetic": cls.synthetic,
+        }
         if name not in makers:
             raise UsageError(f"no topology is called {name!r}; there are: {', '.join(sorted(makers))}")
         try:
@@ -138,7 +143,9 @@ class Topology:
         """Six regions of SimBlock 2019: latency taken as RTT (the source does not say), nodes by its share of Bitcoin nodes."""
         latency, bandwidth = data.load("simblock-latency"), data.load("simblock-bandwidth")
         regions = list(bandwidth["region"])
-        matrix = latency.pivot(index="src", columns="dst", values="latency_ms").loc[regions, regions].to_numpy(np.float64)
+        matrix = (
+            latency.pivot(index="src", columns="dst", values="latency_ms").loc[regions, regions].to_numpy(np.float64)
+        )
         shares = bandwidth["bitcoin_node_share"].to_numpy()
         rng = Substreams(seed).numpy("topology", "simblock")
         region_of = rng.choice(len(regions), nodes, p=shares / shares.sum())
@@ -163,7 +170,9 @@ class Topology:
         )  # fmt: skip
 
     @classmethod
-    def from_graph(cls, graph: nx.Graph, nodes: int | None = None, *, weight: str = "delay_s", seed: int = 0) -> Topology:
+    def from_graph(
+        cls, graph: nx.Graph, nodes: int | None = None, *, weight: str = "delay_s", seed: int = 0
+    ) -> Topology:
         """Shortest paths over edge attribute `weight` (one-way seconds); vertex attribute `region` if present."""
         vertices = list(graph)
         for a, b, attributes in graph.edges(data=True):
@@ -240,6 +249,7 @@ def _read_matrix(name: str) -> tuple[np.ndarray, float]:
 def _great_circle_km(radians: np.ndarray) -> np.ndarray:
     lat, lon = radians[:, 0], radians[:, 1]
     haversine = (
-        np.sin((lat[:, None] - lat) / 2) ** 2 + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2
+        np.sin((lat[:, None] - lat) / 2) ** 2
+        + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2
     )
     return 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(haversine, 0, 1)))

@@ -54,7 +54,7 @@ def servegen(
 ) -> Workload:
     """Requests drawn from ServeGen's per-client rates and token quantiles; label synthetic.
 
-    For each client and 600 s window: round(rate x 600 x share) gaps of the published Gamma or Weibull shape, rescaled to
+    For each client and 600 s window: rate x 600 x share gaps of the published Gamma or Weibull shape, rescaled to
     fill the window as ServeGen does. Clients without published token histograms borrow those of another client, drawn in
     proportion to its requests. `share` thins every client alike: m-mid has 1,790 requests a second.
     """
@@ -77,14 +77,15 @@ def servegen(
     chances = weights.loc[known].to_numpy() / weights.loc[known].sum()
     stand_in: dict[int, int] = {}
     parts: list[np.ndarray] = []
-    for row in window.itertuples():
-        times = _draw_window(rng, row, share)
+    columns = (window[column].tolist() for column in ("client", "t_s", "rate_rps", "pattern", "param1"))
+    # The fraction of a request in `rate x 600` is a chance: rounding would silence clients below one request a window.
+    for client, t_s, rate_rps, pattern, shape in zip(*columns, strict=True):
+        times = t_s + _draw_window(rng, int(rate_rps * SERVEGEN_WINDOW_S * share + rng.random()), pattern, shape)
         times = times[(times >= start_s) & (times < stop_s)] - start_s
-        client = int(row.client)
         if client not in quantiles:
             client = stand_in.setdefault(client, int(rng.choice(known, p=chances)))
         table = quantiles[client]
-        at = min(int(row.t_s // SERVEGEN_TOKENS_WINDOW_S), len(table) - 1)
+        at = min(int(t_s // SERVEGEN_TOKENS_WINDOW_S), len(table) - 1)
         lengths = [_draw_lengths(rng, levels, len(times)) for levels in table[at]]
         parts.append(np.column_stack([times, *lengths]))
     rows = np.concatenate(parts)
@@ -96,16 +97,16 @@ def servegen(
     )  # fmt: skip
 
 
-def _draw_window(rng: np.random.Generator, row: pd.Series, share: float) -> np.ndarray:
-    # round() would silence every client below one request a window: the fraction is a chance instead.
-    count = int(row.rate_rps * SERVEGEN_WINDOW_S * share + rng.random())
+def _draw_window(rng: np.random.Generator, count: int, pattern: str, shape: float) -> np.ndarray:
+    """(count,) float64 seconds into the window."""
     if count == 0:
         return np.empty(0)
-    gaps = rng.gamma(row.param1, 1.0, count + 1) if row.pattern == "Gamma" else rng.weibull(row.param1, count + 1)
+    gaps: np.ndarray = rng.gamma(shape, 1.0, count + 1) if pattern == "Gamma" else rng.weibull(shape, count + 1)
     total = gaps.sum()
     if total <= 0.0:
         gaps, total = np.ones(count + 1), count + 1.0
-    return row.t_s + np.cumsum(gaps)[:-1] * (SERVEGEN_WINDOW_S / total)
+    times: np.ndarray = np.cumsum(gaps)[:-1] * (SERVEGEN_WINDOW_S / total)
+    return times
 
 
 def _token_table(tokens: pd.DataFrame) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
@@ -122,4 +123,5 @@ def _token_table(tokens: pd.DataFrame) -> dict[int, list[tuple[np.ndarray, np.nd
 def _draw_lengths(rng: np.random.Generator, quantiles: np.ndarray, count: int) -> np.ndarray:
     """Log-linear between the published quantiles, flat outside p5 and p99."""
     logs = np.log(np.maximum(quantiles, 1.0))
-    return np.maximum(1, np.rint(np.exp(np.interp(rng.random(count), _LEVELS, logs))))
+    lengths: np.ndarray = np.maximum(1, np.rint(np.exp(np.interp(rng.random(count), _LEVELS, logs))))
+    return lengths

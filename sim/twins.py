@@ -36,7 +36,9 @@ class Lengths(NamedTuple):
         upper = 0.04 * (self.p95 + self.p99) / 2 + 0.01 * self.p99 * (1 + _CEILING) / 2
         middle = (self.mean - lower - upper) / 0.45
         if not self.p50 < middle < self.p95:
-            raise UsageError(f"no curve through p50, p95, p99 = {self.p50}, {self.p95}, {self.p99} has mean {self.mean}")
+            raise UsageError(
+                f"no curve through p50, p95, p99 = {self.p50}, {self.p95}, {self.p99} has mean {self.mean}"
+            )
         return (self.p95 - self.p50) / (middle - self.p50) - 1
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
@@ -44,7 +46,8 @@ class Lengths(NamedTuple):
         low = self.p50 * _FLOOR_SHARE ** (1 - 2 * u)
         middle = self.p50 + (self.p95 - self.p50) * (np.clip(u - 0.5, 0, 0.45) / 0.45) ** self.exponent()
         high = np.interp(u, [0.95, 0.99, 1.0], [self.p95, self.p99, _CEILING * self.p99])
-        return np.where(u < 0.5, low, np.where(u < 0.95, middle, high))
+        curve: np.ndarray = np.where(u < 0.5, low, np.where(u < 0.95, middle, high))
+        return curve
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """(count,) int64 lengths, at least 1."""

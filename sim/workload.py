@@ -58,7 +58,9 @@ class Workload:
         if not count == len(self.input_tokens) == len(self.output_tokens):
             raise UsageError(f"workload {self.name}: columns of different lengths")
         if count > REQUESTS_MAX:
-            raise UsageError(f"workload {self.name}: {count} requests, at most {REQUESTS_MAX}; clip it or lower its rate")
+            raise UsageError(
+                f"workload {self.name}: {count} requests, at most {REQUESTS_MAX}; clip it or lower its rate"
+            )
         if self.prefix is not None and len(self.prefix) != count:
             raise UsageError(f"workload {self.name}: {len(self.prefix)} prefixes for {count} requests")
         if count and (self.arrival_s[0] < 0 or not np.all(np.diff(self.arrival_s) >= 0)):
@@ -78,7 +80,9 @@ class Workload:
         """Columns arrival_s, input_tokens, output_tokens and optionally block_hashes (space-separated ids)."""
         missing = [column for column in ("arrival_s", "input_tokens", "output_tokens") if column not in frame.columns]
         if missing:
-            raise UsageError(f"workload {name}: the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame))}")
+            raise UsageError(
+                f"workload {name}: the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame))}"
+            )
         columns = frame[["arrival_s", "input_tokens", "output_tokens"]].apply(pd.to_numeric, errors="coerce")
         bad = columns.isna().any(axis=1)
         if bad.any():
@@ -203,7 +207,9 @@ class Workload:
         joined = self._joined(arrivals, span_s=self.span_s, last_rows=kept)
         return replace(joined, note=f"{self.note}; {factor:g} shifted copies superposed", _checksum=[])
 
-    def _joined(self, arrivals: Sequence[np.ndarray], *, span_s: float, last_rows: np.ndarray | None = None) -> Workload:
+    def _joined(
+        self, arrivals: Sequence[np.ndarray], *, span_s: float, last_rows: np.ndarray | None = None
+    ) -> Workload:
         rows = [np.arange(len(self)) for _ in arrivals]
         if last_rows is not None:
             rows[-1] = last_rows

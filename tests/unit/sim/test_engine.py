@@ -167,7 +167,7 @@ def test_mean_wait_of_poisson_arrivals_matches_pollaczek_khinchine():
     # One slot and constant service (0.1 s prefill, one 0.1 s step) is M/D/1: W = rho s / (2 (1 - rho)) = 0.15 s at rho 0.6.
     loop, client = make(slots=1)
     rng, at, asked = random.Random(5), 0.0, []
-    for index in range(6000):
+    for index in range(4000):
         at += rng.expovariate(3.0)
         asked.append(at)
         client.ask(str(index), at, prompt=100, output=1)

@@ -58,7 +58,12 @@ def test_at_rate_clip_and_lasting_give_what_they_say():
 
 def test_the_checksum_covers_every_column_and_the_label():
     base = make([0.0, 1.0])
-    others = [make([0.0, 1.1]), make([0.0, 1.0], label="real"), make([0.0, 1.0], span_s=2.0), make([0.0, 1.0], blocks=["1", ""])]
+    others = [
+        make([0.0, 1.1]),
+        make([0.0, 1.0], label="real"),
+        make([0.0, 1.0], span_s=2.0),
+        make([0.0, 1.0], blocks=["1", ""]),
+    ]
     assert len({work.checksum() for work in (base, *others)}) == 5
     assert base.checksum() == make([0.0, 1.0]).checksum()
 
