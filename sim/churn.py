@@ -28,7 +28,7 @@ class Weibull(NamedTuple):
 
     def quantile_s(self, q: float) -> float:
         """Duration that a share `q` stays below."""
-        return self.scale_s * (-math.log1p(-q)) ** (1 / self.k)
+        return self.scale_s * math.pow(-math.log1p(-q), 1 / self.k)
 
     def sample_s(self, rng: random.Random) -> float:
         """One duration; the inverse method takes exactly one draw."""
@@ -39,7 +39,7 @@ class Weibull(NamedTuple):
 
         The covering duration is length-biased: (x / scale)^k is gamma(1 + 1/k); the moment falls uniformly into it.
         """
-        covering = self.scale_s * rng.gammavariate(1 + 1 / self.k, 1.0) ** (1 / self.k)
+        covering = self.scale_s * math.pow(rng.gammavariate(1 + 1 / self.k, 1.0), 1 / self.k)
         return covering * rng.random()
 
 

@@ -246,17 +246,22 @@ class Links:
             rules.append(Loss(topology, streams, probability=loss))
         return cls(topology, [*rules, *extra])
 
-    def delay_s(self, src: int, dst: int, size_bytes: int, now: float) -> float:
+    def delay_s(self, source: int, destination: int, size_bytes: int, now: float) -> float:
         """Seconds from sending to delivery, infinity when the link is cut. Every rule is asked, so queues see every frame."""
-        total = self._first(src, dst, size_bytes, now)
+        total = self._first(source, destination, size_bytes, now)
         for rule in self._rest:
-            total += rule.delay_s(src, dst, size_bytes, now)
+            total += rule.delay_s(source, destination, size_bytes, now)
         return total
 
-    def handshake_s(self, src: int, dst: int, now: float = 0.0) -> float:
-        """One round trip before a new QUIC connection carries data (RFC 9001 4.1), infinity when the link is cut."""
-        total = 0.0
+    def handshake_s(self, source: int, destination: int, now: float | None = None) -> float:
+        """One round trip before a new QUIC connection carries data (RFC 9001 4.1), infinity when the link is cut.
+
+        Without `now` the topology's own round trip; with it, also jitter, loss and partitions of that moment.
+        """
+        if now is None:
+            return self.topology.rtt_s(source, destination)
+        size, total = Loss.PACKET_BYTES, 0.0
         for rule in self.rules:
             if rule.in_handshake:
-                total += rule.delay_s(src, dst, Loss.PACKET_BYTES, now) + rule.delay_s(dst, src, Loss.PACKET_BYTES, now)
+                total += rule.delay_s(source, destination, size, now) + rule.delay_s(destination, source, size, now)
         return total

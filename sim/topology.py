@@ -252,4 +252,5 @@ def _great_circle_km(radians: np.ndarray) -> np.ndarray:
         np.sin((lat[:, None] - lat) / 2) ** 2
         + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2
     )
-    return 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(haversine, 0, 1)))
+    distance: np.ndarray = 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(haversine, 0, 1)))
+    return distance

@@ -51,7 +51,8 @@ class Lengths(NamedTuple):
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """(count,) int64 lengths, at least 1."""
-        return np.maximum(1, np.rint(self.quantile(rng.random(count)))).astype(np.int64)
+        lengths: np.ndarray = np.maximum(1, np.rint(self.quantile(rng.random(count)))).astype(np.int64)
+        return lengths
 
 
 class Twin(NamedTuple):
