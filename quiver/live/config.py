@@ -25,11 +25,11 @@ T = TypeVar("T")
 Level = Literal["debug", "info", "warning", "error"]
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything read from a file."""
 
 
-class Chain(Section):
+class Chain(Section, kw_only=True):
     """Where money is settled: today the local ledger, a file that all nodes of one machine share."""
 
     path: str
@@ -40,7 +40,7 @@ class Chain(Section):
     "What opening a channel costs a payer, for policies to weigh."
 
 
-class AggregatorAddress(Section):
+class AggregatorAddress(Section, kw_only=True):
     """Who commits epochs."""
 
     address: str
@@ -49,7 +49,7 @@ class AggregatorAddress(Section):
     "The only account whose commitments the contract takes."
 
 
-class Network(Section):
+class Network(Section, kw_only=True):
     """`network.toml`: what a node joins. `hash`, if it is there, must be that of the rest."""
 
     name: str
@@ -66,7 +66,7 @@ class Network(Section):
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
-class Udp(Section):
+class Udp(Section, kw_only=True):
     """`[transport]`: the QUIC port."""
 
     host: str = "127.0.0.1"
@@ -78,7 +78,7 @@ class Udp(Section):
     "A peer that is silent this long is gone."
 
 
-class Http(Section):
+class Http(Section, kw_only=True):
     """`[http]`: the gateway's doors."""
 
     host: str = "127.0.0.1"
@@ -92,7 +92,7 @@ class Http(Section):
     keys: tuple[ApiKey, ...] = ()
 
 
-class Backend(Section):
+class Backend(Section, kw_only=True):
     """`[backend]`: the provider's engine."""
 
     url: str = "http://127.0.0.1:11434"
@@ -101,7 +101,7 @@ class Backend(Section):
     "For kind openai: a file that holds the engine's key."
 
 
-class PriceSection(Section):
+class PriceSection(Section, kw_only=True):
     """Credits per 10^6 tokens."""
 
     prompt: int = 50_000
@@ -109,7 +109,7 @@ class PriceSection(Section):
     minimum_credits: int = 1
 
 
-class Served(Section):
+class Served(Section, kw_only=True):
     """`[[models]]`: one model on sale."""
 
     name: str
@@ -120,7 +120,7 @@ class Served(Section):
     decode_tps: float = 30.0
 
 
-class NodeConfig(Section):
+class NodeConfig(Section, kw_only=True):
     """What every role has."""
 
     key: str
@@ -133,15 +133,15 @@ class NodeConfig(Section):
     transport: Udp = Udp()
 
 
-class BootstrapConfig(NodeConfig, tag="bootstrap", tag_field="role"):
+class BootstrapConfig(NodeConfig, kw_only=True, tag="bootstrap", tag_field="role"):
     """A node others join through."""
 
 
-class AggregatorConfig(NodeConfig, tag="aggregator", tag_field="role"):
+class AggregatorConfig(NodeConfig, kw_only=True, tag="aggregator", tag_field="role"):
     """The node that commits epochs."""
 
 
-class GatewayConfig(NodeConfig, tag="gateway", tag_field="role"):
+class GatewayConfig(NodeConfig, kw_only=True, tag="gateway", tag_field="role"):
     """The node clients talk to."""
 
     models: dict[str, str]
@@ -153,7 +153,7 @@ class GatewayConfig(NodeConfig, tag="gateway", tag_field="role"):
     http: Http = Http()
 
 
-class ProviderConfig(NodeConfig, tag="provider", tag_field="role"):
+class ProviderConfig(NodeConfig, kw_only=True, tag="provider", tag_field="role"):
     """A node that sells inference."""
 
     backend: Backend = Backend()
@@ -169,13 +169,7 @@ class ProviderConfig(NodeConfig, tag="provider", tag_field="role"):
 
 def load(path: str | Path, kind: type[T]) -> T:
     """The file as a `kind`; `UsageError` names the file, the key and what is allowed."""
-    path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the path, or make it with `init`") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
+    data = _read(Path(path))
     tag = getattr(kind, "__struct_config__").tag  # noqa: B009 - the attribute is msgspec's, unknown to type checkers
     if tag is not None and data.get("role") != tag:
         raise UsageError(f"{path}: role is {data.get('role')!r}, but a {tag}'s config is needed: give another file or command")
@@ -184,6 +178,15 @@ def load(path: str | Path, kind: type[T]) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {str(error).replace('$.', '').replace('Object missing', 'missing')}") from error
+
+
+def load_any(path: str | Path) -> NodeConfig:
+    """The file of any role, by what it says itself."""
+    kinds = {kind.__struct_config__.tag: kind for kind in (BootstrapConfig, AggregatorConfig, ProviderConfig, GatewayConfig)}
+    role = _read(Path(path)).get("role")
+    if role not in kinds:
+        raise UsageError(f"{path}: role is {role!r}: it must be one of {', '.join(map(str, kinds))}")
+    return load(path, kinds[role])
 
 
 def load_network(path: str | Path) -> Network:
@@ -197,6 +200,15 @@ def load_network(path: str | Path) -> Network:
     for text in (*network.bootstrap, network.aggregator.address):
         parse_peer(text, where=str(path))
     return network
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the path, or make it with `init`") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
 
 
 def _check_keys(data: Any, info: Any, path: str, where: str) -> None:

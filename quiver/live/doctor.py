@@ -1,0 +1,247 @@
+"""`doctor`: what would stop a node from working, checked from the outside, each with what to do about it.
+
+It changes nothing, and may run beside the node it looks at: a port in use by that very node is not a fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import shutil
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from quiver.errors import PeerError, QuiverError, Unavailable
+from quiver.identity.keys import KeyPair
+from quiver.ids import short
+from quiver.live import keyfile
+from quiver.live.chain.local import LocalLedger
+from quiver.live.clock import LiveClock
+from quiver.live.config import (
+    GatewayConfig,
+    Network,
+    NodeConfig,
+    ProviderConfig,
+    load_network,
+    parse_account,
+    parse_peer,
+    resolve,
+)
+from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.roles import choose_models, make_backend
+from quiver.values.kad import KadMessage, KadType
+from quiver.wire.protocols import KAD
+
+DISK_FREE_BYTES_MIN = 1024**3
+PEER_TIMEOUT_S = 5.0
+# A clock that says less than the year this was written is not set.
+UTC_MS_MIN = 1_750_000_000_000
+
+
+class Status(StrEnum):
+    """`fail` stops the node from working, `warn` will one day."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table."""
+
+    check: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def ok(check: str, detail: str) -> Finding:
+    """Nothing to do."""
+    return Finding(check=check, status=Status.OK, detail=detail)
+
+
+def fail(check: str, error: BaseException | str, fix: str = "") -> Finding:
+    """Our errors say what to do themselves: what follows the first colon is the fix."""
+    what, colon, todo = str(error).partition(": ") if not fix else (str(error), "", fix)
+    return Finding(check=check, status=Status.FAIL, detail=what, fix=todo)
+
+
+async def examine(config: NodeConfig, path: Path) -> list[Finding]:
+    """All checks of a role, in the order in which they matter."""
+    findings = [_key(config, path), _disk(config, path)]
+    try:
+        network_path = resolve(path, config.network)
+        network = load_network(network_path)
+    except QuiverError as error:
+        return [*findings, fail("network", error)]
+    findings.append(ok("network", f"{network.name}, hash {network.compute_hash()[:16]}"))
+    findings.append(_udp_port(config))
+    if isinstance(config, GatewayConfig):
+        findings.append(_http_port(config))
+    checks: list[Callable[[], Awaitable[Finding]]] = [
+        lambda: _bootstrap(network, network_path),
+        lambda: _chain(config, path, network, network_path),
+    ]
+    if isinstance(config, ProviderConfig):
+        checks.append(lambda: _backend(config, path))
+    checks.append(lambda: _clock(config))
+    for check in checks:
+        findings.append(await check())
+    return findings
+
+
+def _key(config: NodeConfig, path: Path) -> Finding:
+    try:
+        keypair = keyfile.load(resolve(path, config.key))
+    except QuiverError as error:
+        return fail("key", error)
+    return ok("key", f"peer ...{short(keypair.peer_id)}, account 0x{keypair.account.hex()}")
+
+
+def _disk(config: NodeConfig, path: Path) -> Finding:
+    folder = resolve(path, config.store).parent
+    if not os.access(folder, os.W_OK):
+        return fail("disk", f"{folder} cannot be written", "create it, or give this user the right to write there")
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 1024**3:.1f} GiB free at {folder}"
+    if free < DISK_FREE_BYTES_MIN:
+        return Finding(check="disk", status=Status.WARN, detail=detail, fix="free some: a full disk stops the node")
+    return ok("disk", detail)
+
+
+def _udp_port(config: NodeConfig) -> Finding:
+    udp = config.transport
+    return _port("udp port", socket.SOCK_DGRAM, udp.host, udp.port, "[transport] port")
+
+
+def _http_port(config: GatewayConfig) -> Finding:
+    return _port("http port", socket.SOCK_STREAM, config.http.host, config.http.port, "[http] port")
+
+
+def _port(check: str, kind: socket.SocketKind, host: str, port: int, key: str) -> Finding:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as sock:
+        if kind is socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except PermissionError:
+            return fail(check, f"{host} port {port} needs more rights", f"choose a {key} of 1024 or more")
+        except OSError as error:
+            fix = f"fine if this node is running; otherwise choose another {key}"
+            return Finding(check=check, status=Status.WARN, detail=f"{host} port {port}: {error.strerror}", fix=fix)
+    return ok(check, f"{host} port {port or 'chosen at start'} is free")
+
+
+async def _bootstrap(network: Network, network_path: Path) -> Finding:
+    """Dial the bootstrap peers with a throw-away key."""
+    peers = [parse_peer(text, where=str(network_path)) for text in network.bootstrap]
+    transport = UdpTransport(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0")
+    await transport.start()
+    try:
+        alive, reasons = 0, []
+        for info in peers:
+            transport.learn(info)
+            try:
+                await transport.rpc(info.peer_id, KAD, KadMessage(type=KadType.PING), timeout_s=PEER_TIMEOUT_S)
+                alive += 1
+            except (Unavailable, PeerError) as error:
+                reasons.append(str(error))
+    finally:
+        await transport.close()
+    if alive:
+        return ok("bootstrap", f"{alive} of {len(peers)} peers answer")
+    fix = "start it, open its UDP port, or get a newer network.toml"
+    return fail("bootstrap", f"no bootstrap peer answers ({'; '.join(reasons)})", fix)
+
+
+async def _chain(config: NodeConfig, path: Path, network: Network, network_path: Path) -> Finding:
+    ledger_path = resolve(network_path, network.chain.path)
+    if not ledger_path.exists():
+        fix = "fine before the network's first start; otherwise correct [chain] path"
+        return Finding(check="chain", status=Status.WARN, detail=f"no ledger at {ledger_path} yet", fix=fix)
+    try:
+        account = keyfile.load(resolve(path, config.key)).account
+        ledger = LocalLedger(
+            ledger_path, account, chain_id=network.chain.id, params=network.params, clock=LiveClock(),
+            contract=parse_account(network.chain.contract, where=str(network_path)),
+            aggregator=parse_account(network.aggregator.account, where=str(network_path)),
+        )  # fmt: skip
+    except QuiverError as error:
+        return fail("chain", error)
+    try:
+        balance = ledger.balance(account)
+    finally:
+        await ledger.close()
+    if isinstance(config, GatewayConfig) and balance < network.params.channel_deposit_credits and not config.faucet_credits:
+        detail = f"{balance} free credits, a new channel takes {network.params.channel_deposit_credits}"
+        fix = "deposit credits; on a test network set faucet_credits"
+        return Finding(check="chain", status=Status.WARN, detail=detail, fix=fix)
+    return ok("chain", f"chain {network.chain.id}, {balance} free credits")
+
+
+async def _backend(config: ProviderConfig, path: Path) -> Finding:
+    try:
+        backend = make_backend(config, path)
+    except QuiverError as error:
+        return fail("backend", error)
+    try:
+        trouble = await backend.health()
+        if trouble is not None:
+            return fail("backend", trouble, "start the engine, or correct [backend] url")
+        served = await choose_models(config, backend, path.name)
+    except QuiverError as error:
+        return fail("backend", error)
+    finally:
+        await backend.close()
+    return ok("backend", f"{config.backend.url} holds {', '.join(one.installed.name for one in served)}")
+
+
+async def _clock(config: NodeConfig) -> Finding:
+    """Our wall clock against the `Date` of the engine's HTTP answer, where there is one on another machine."""
+    utc_ms = time.time_ns() // 1_000_000
+    if utc_ms < UTC_MS_MIN:
+        return fail("clock", "the system clock is not set", "start time synchronisation (chrony, systemd-timesyncd)")
+    theirs = await _date_of(config.backend.url) if isinstance(config, ProviderConfig) else None
+    if theirs is None:
+        return ok("clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
+    skew_s = time.time() - theirs
+    # HTTP dates are whole seconds.
+    if abs(skew_s) > 5.0:
+        return Finding(
+            check="clock", status=Status.WARN, detail=f"{skew_s:+.0f} s against the engine's machine",
+            fix="start time synchronisation: signed times are accepted within 60 s",
+        )  # fmt: skip
+    return ok("clock", "agrees with the engine's machine")
+
+
+async def _date_of(url: str) -> float | None:
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PEER_TIMEOUT_S)) as session:
+            async with session.get(url) as response:
+                text = response.headers.get("Date")
+    except (aiohttp.ClientError, asyncio.TimeoutError):
+        return None
+    return None if text is None else email.utils.parsedate_to_datetime(text).timestamp()
+
+
+def render(findings: Sequence[Finding]) -> str:
+    """The table for people."""
+    width = max(len(finding.check) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.status.upper():4}  {finding.check:{width}}  {finding.detail}")
+        if finding.fix:
+            lines.append(f"{'':4}  {'':{width}}  -> {finding.fix}")
+    return "\n".join(lines)
+
+
+def is_well(findings: Sequence[Finding]) -> bool:
+    """Nothing fails."""
+    return all(finding.status is not Status.FAIL for finding in findings)

@@ -1,0 +1,177 @@
+"""Making a node's directory: a key and a commented config for each role. Nothing that is there is overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from quiver.errors import UsageError
+from quiver.identity.keys import KeyPair
+from quiver.identity.peer_id import peer_id_text
+from quiver.live import keyfile
+from quiver.live.config import AggregatorAddress, Chain, Network
+from quiver.params import Params
+from quiver.wire import multiaddr
+
+NETWORK_FILE = "network.toml"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _text(value) if isinstance(value, str) else str(value)
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{path} is already there and is not overwritten: choose another directory, or move it away") from error
+
+
+def check_absent(*paths: Path) -> None:
+    """Before anything is made, so that a refusal leaves nothing half-done."""
+    for path in paths:
+        if path.exists():
+            raise UsageError(f"{path} is already there and is not overwritten: choose another directory, or move it away")
+
+
+def init_network(
+    directory: Path, *, name: str, host: str, bootstrap_port: int, aggregator_port: int, params: Params | None = None,
+    idle_timeout_s: float = 30.0,
+) -> Network:  # fmt: skip
+    """`network.toml`, and the two nodes it names: one bootstrap and the aggregator, with fixed ports."""
+    check_absent(*(directory / name for name in (NETWORK_FILE, "bootstrap.key", "bootstrap.toml", "aggregator.key", "aggregator.toml")))
+    bootstrap = init_role("bootstrap", directory, host=host, port=bootstrap_port, idle_timeout_s=idle_timeout_s)
+    aggregator = init_role("aggregator", directory, host=host, port=aggregator_port, idle_timeout_s=idle_timeout_s)
+    network = Network(
+        name=name,
+        bootstrap=(_address(bootstrap, host, bootstrap_port),),
+        chain=Chain(path="ledger.sqlite"),
+        aggregator=AggregatorAddress(
+            address=_address(aggregator, host, aggregator_port), account="0x" + aggregator.account.hex()
+        ),
+        params=params or Params.default(),
+    )
+    write_new(directory / NETWORK_FILE, render_network(network))
+    return network
+
+
+def _address(keypair: KeyPair, host: str, port: int) -> str:
+    return f"{multiaddr.to_text(multiaddr.quic_address(host, port))}/p2p/{peer_id_text(keypair.peer_id)}"
+
+
+def init_role(
+    role: str,
+    directory: Path,
+    *,
+    stem: str = "",
+    network: str = NETWORK_FILE,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    idle_timeout_s: float = 30.0,
+    settings: str = "",
+    tables: str = "",
+) -> KeyPair:
+    """`STEM.key` and `STEM.toml` of one role. `settings` are further top-level lines, `tables` further sections."""
+    stem = stem or role
+    config, key = directory / f"{stem}.toml", directory / f"{stem}.key"
+    check_absent(config, key)
+    text = _NODE.format(
+        role=role, command=f"python -m quiver.live {role} --config {stem}.toml", key=_text(key.name), network=_text(network),
+        store=_text(f"{stem}.sqlite"), host=_text(host), port=port, idle=idle_timeout_s, settings=settings, tables=tables,
+    )  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
+    keypair = keyfile.create(key)
+    write_new(config, text)
+    return keypair
+
+
+_NODE = """# A QUIVer {role}. Start it with: {command}
+# Paths are relative to this file. Unknown keys are refused.
+role = "{role}"
+key = {key}                  # the secret seed: whoever has it has this node's money
+network = {network}
+store = {store}              # channels, receipts: back it up
+log_level = "info"           # debug, info, warning, error
+# log = "{role}.log"         # JSON lines; standard error when left out
+{settings}
+[transport]
+host = {host}                # 0.0.0.0 for all interfaces, then set announce
+port = {port}                # UDP; 0 lets the kernel choose
+# announce = ["/ip4/203.0.113.7/udp/4001/quic-v1"]   # what others dial, behind NAT or with 0.0.0.0
+idle_timeout_s = {idle}
+{tables}"""
+
+
+def gateway_parts(
+    models: Mapping[str, str], *, http_host: str = "127.0.0.1", http_port: int = 8080, policy: str = "power-of-two", faucet_credits: int = 0
+) -> dict[str, str]:
+    """`settings` and `tables` of a gateway's config."""
+    pins = "".join(f"{_text(name)} = {_text(digest)}\n" for name, digest in models.items())
+    return {
+        "settings": (
+            "\n# How a provider is chosen: a built-in name, module:Class or file.py:Class.\n"
+            f"policy = {_text(policy)}\n"
+            f"faucet_credits = {faucet_credits}           # test networks: deposited once, when the account is empty\n"
+        ),
+        "tables": (
+            "\n# Names clients may ask for, each pinned to a content digest (`ollama list`, GET /api/tags).\n"
+            f"[models]\n{pins}"
+            "\n[http]\n"
+            f"host = {_text(http_host)}                # plain HTTP is refused beyond this machine: certfile and keyfile, or insecure\n"
+            f"port = {http_port}\n"
+            "# Without keys only this machine may ask. sha256: printf %s KEY | sha256sum\n"
+            '# [[http.keys]]\n# name = "alice"\n# sha256 = "..."\n# requests_per_s = 5.0\n'
+        ),
+    }
+
+
+def provider_parts(
+    *, url: str = "http://127.0.0.1:11434", kind: str = "ollama", models: Mapping[str, str] | None = None, slots: int = 1
+) -> dict[str, str]:
+    """`settings` and `tables` of a provider's config."""
+    listed = "".join(f"\n[[models]]\nname = {_text(name)}\ndigest = {_text(digest)}\n" for name, digest in (models or {}).items())
+    return {
+        "settings": (
+            f"\nslots = {slots}                    # requests the engine runs at once (OLLAMA_NUM_PARALLEL)\n"
+            'hardware = ""                # shown to gateways\nregion = ""\n'
+        ),
+        "tables": (
+            f"\n[backend]\nurl = {_text(url)}\nkind = {_text(kind)}              # ollama or openai\n"
+            "\n# Credits per 10^6 tokens.\n[price]\nprompt = 50000\ncompletion = 150000\nminimum_credits = 1\n"
+            "\n# What is on sale; without any, everything the engine holds.\n" + listed
+        ),
+    }
+
+
+def render_network(network: Network) -> str:
+    """`network.toml` with its hash; params that are the default are left out."""
+    defaults = Params.default()
+    changed = {
+        name: value
+        for name, value in msgspec.structs.asdict(network.params).items()
+        if value != getattr(defaults, name)
+    }
+    chain = network.chain
+    return (
+        "# A QUIVer network: every node of it has this file. A change of name, chain, aggregator or params is another network.\n"
+        f"name = {_text(network.name)}\n"
+        f"bootstrap = [{', '.join(_text(text) for text in network.bootstrap)}]\n"
+        f"hash = {_text(network.compute_hash())}\n"
+        f"\n[chain]\npath = {_text(chain.path)}        # the local ledger: one file for all nodes of this machine\n"
+        f"id = {chain.id}\ncontract = {_text(chain.contract)}\nopening_cost_credits = {chain.opening_cost_credits}\n"
+        f"\n[aggregator]\naddress = {_text(network.aggregator.address)}\naccount = {_text(network.aggregator.account)}\n"
+        "\n# Constants of the protocol that differ from the defaults (quiver/params.py).\n[params]\n"
+        + "".join(f"{name} = {_value(value)}\n" for name, value in changed.items())
+    )

@@ -1,0 +1,232 @@
+"""The four roles on a real machine: each wires its service between the node, the DHT and the outside, then runs until `stop`.
+
+Rules of this file: wiring only. What a role decides is in its own package, and none of it is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from quiver.aggregator.service import AggregatorService
+from quiver.errors import UsageError
+from quiver.gateway.service import GatewayService
+from quiver.ids import ModelId
+from quiver.live.backends.ollama import OllamaBackend
+from quiver.live.backends.openai_compatible import OpenAICompatibleBackend
+from quiver.live.config import (
+    AggregatorConfig,
+    BootstrapConfig,
+    GatewayConfig,
+    NodeConfig,
+    ProviderConfig,
+    Served,
+    parse_digest,
+    resolve,
+)
+from quiver.live.http.app import make_app
+from quiver.live.http.serve import start
+from quiver.live.log import note
+from quiver.live.node import Node, join, opened, provide
+from quiver.ports import InferenceBackend
+from quiver.provider.pricing import Price
+from quiver.provider.service import ProviderService, ServedModel, content_key
+from quiver.provider.settler import Settler
+from quiver.runtime import Nursery, Runtime
+from quiver.selection import plugin
+from quiver.values.backend import InstalledModel
+from quiver.values.ledger import Deposit
+
+_log = logging.getLogger("quiver.node")
+
+# A file with an API key holds one line.
+_API_KEY_BYTES_MAX = 4096
+# Of the 5 s a node has to stop, what acknowledgements and goodbyes may take.
+FAREWELL_S = 2.0
+
+
+async def run_bootstrap(config: BootstrapConfig, path: Path, stop: asyncio.Event) -> None:
+    """DHT only."""
+    async with opened(config, path) as node:
+        await _until(stop, _after_join(node, node.dht.run))
+
+
+async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Event) -> None:
+    """Takes receipts, commits epochs."""
+    async with opened(config, path) as node:
+        account = node.network.aggregator.account.lower()
+        if account != "0x" + node.runtime.signer.account.hex():
+            raise UsageError(
+                f"network.toml names {account} as its aggregator's account, this key's is "
+                f"0x{node.runtime.signer.account.hex()}: use the aggregator's own key file"
+            )
+        service = AggregatorService(node.runtime)
+        await _until(stop, _after_join(node, node.dht.run), service.run())
+
+
+async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) -> None:
+    """Sells what its engine holds."""
+    backend = make_backend(config, path)
+    try:
+        served = await choose_models(config, backend, str(path))
+        async with opened(config, path) as node:
+            service = ProviderService(
+                node.runtime, backend, served, slots=config.slots, queue_max=config.queue_max,
+                hardware=config.hardware, region=config.region,
+            )  # fmt: skip
+            settler = Settler(node.runtime, service.channels, node.aggregator)
+            await service.start()
+            note(_log, logging.INFO, "serving", models=[f"{one.installed.name} {one.installed.model.hex()}" for one in served])
+
+            async def announce() -> None:
+                for one in served:
+                    await provide(node, content_key(one.installed.model))
+                await node.dht.run()
+
+            await _until(stop, _after_join(node, announce), service.run(), settler.run())
+    finally:
+        await backend.close()
+
+
+async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) -> None:
+    """Answers clients."""
+    models = {name: parse_digest(digest, where=str(path)) for name, digest in config.models.items()}
+    if not models:
+        raise UsageError(f'{path}: [models] is empty: pin at least one name, as in "llama3:8b" = "DIGEST"')
+    factory = plugin.load(_policy_spec(config.policy, path))
+    async with opened(config, path) as node:
+        runtime = node.runtime
+        await _faucet(runtime, config.faucet_credits)
+
+        def find_providers(model: ModelId) -> Coroutine[Any, Any, Sequence[Any]]:
+            return node.dht.find_providers(content_key(model))
+
+        service = GatewayService(runtime, factory(), models, find_providers)
+        app = make_app(
+            service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
+            open_access=config.http.open_access, providers=lambda: count_ready(service), utc_ms=runtime.clock.utc_ms,
+            monotonic=runtime.clock.now,
+        )  # fmt: skip
+        http = config.http
+        files = [str(resolve(path, name)) if name else None for name in (http.certfile, http.keyfile)]
+        runner = await start(app, http.host, http.port, files[0], files[1], http.insecure)
+        note(_log, logging.INFO, "answering clients", addresses=[list(address[:2]) for address in runner.addresses])
+
+        async def discover() -> None:
+            async with Nursery() as nursery:
+                nursery.start(node.dht.run())
+                nursery.start(service.run())
+
+        async def goodbye() -> None:
+            await runner.cleanup()
+            async with asyncio.timeout(FAREWELL_S):
+                await service.close()
+
+        await _until(stop, _after_join(node, discover), before_cancel=goodbye)
+
+
+def count_ready(service: GatewayService) -> int:
+    """Providers the gateway could send a request to now: an unexpired offer of a pinned model, and an open channel."""
+    now = service.runtime.clock.now()
+    ready = {
+        candidate.peer
+        for model in service.models.values()
+        for candidate in service.table.candidates(model, now)
+        if candidate.channel_ready
+    }
+    return len(ready)
+
+
+async def _after_join(node: Node, then: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await join(node)
+    await then()
+
+
+async def _until(
+    stop: asyncio.Event, *work: Coroutine[Any, Any, None], before_cancel: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> None:
+    """Run everything until `stop`; a failure of one ends the node."""
+    async with Nursery() as nursery:
+        for one in work:
+            nursery.start(one)
+        try:
+            await stop.wait()
+            note(_log, logging.INFO, "stopping")
+        finally:
+            try:
+                if before_cancel is not None:
+                    await before_cancel()
+            except TimeoutError:
+                note(_log, logging.WARNING, "stopped before every delivery was acknowledged; providers hold their receipts")
+            finally:
+                nursery.cancel()
+
+
+async def _faucet(runtime: Runtime, credits: int) -> None:
+    account = runtime.signer.account
+    if credits > 0 and runtime.ledger.balance(account) == 0:
+        await runtime.ledger.submit(Deposit(sender=account, amount=credits))
+    note(_log, logging.INFO, "account", account="0x" + account.hex(), balance_credits=runtime.ledger.balance(account))
+
+
+def _policy_spec(spec: str, config_path: Path) -> str:
+    """A policy file is looked for beside the config unless its path is absolute or found from here."""
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place.endswith(".py") or Path(place).exists():
+        return spec
+    return f"{resolve(config_path, place)}:{name}"
+
+
+def make_backend(config: ProviderConfig, path: Path) -> InferenceBackend:
+    """The engine's adapter; connects on first use."""
+    backend = config.backend
+    if backend.kind == "ollama":
+        return OllamaBackend(backend.url)
+    digests = {one.name: parse_digest(one.digest, where=f"{path}: model {one.name!r}") for one in config.models}
+    if not digests:
+        raise UsageError(f"{path}: an engine of kind openai does not tell digests: list [[models]] with name and digest")
+    key = None
+    if backend.api_key_file:
+        key_path = resolve(path, backend.api_key_file)
+        try:
+            key = key_path.read_text("utf-8")[:_API_KEY_BYTES_MAX].strip()
+        except OSError as error:
+            raise UsageError(f"api_key_file {key_path} cannot be read ({error.strerror}): correct its path") from error
+    return OpenAICompatibleBackend(backend.url, digests=digests, api_key=key)
+
+
+async def choose_models(config: ProviderConfig, backend: InferenceBackend, where: str) -> list[ServedModel]:
+    """What is on sale: the configured models as the engine holds them now, or all it holds. `UsageError` at a difference."""
+    installed = {model.name: model for model in await backend.models()}
+    if not installed:
+        raise UsageError(f"the engine at {config.backend.url} holds no model: run `ollama pull MODEL`, then start again")
+    wanted = config.models or tuple(Served(name=name) for name in installed)
+    return [_served(config, one, installed, where) for one in wanted]
+
+
+def _served(config: ProviderConfig, one: Served, installed: dict[str, InstalledModel], where: str) -> ServedModel:
+    model = installed.get(one.name) or installed.get(f"{one.name}:latest")
+    if model is None:
+        raise UsageError(f"{where}: the engine has no model {one.name!r}, only {', '.join(sorted(installed))}: pull it or unlist it")
+    if one.digest and parse_digest(one.digest, where=where) != model.model:
+        raise UsageError(
+            f"{where}: {one.name!r} is pinned to {one.digest[:12]}..., the engine holds {model.model.hex()[:12]}...: "
+            "pull the pinned content again, or correct the digest"
+        )
+    price = one.price or config.price
+    return ServedModel(
+        installed=model, prefill_tps=one.prefill_tps, decode_tps=one.decode_tps,
+        price=Price(prompt=price.prompt, completion=price.completion, minimum_credits=price.minimum_credits),
+    )  # fmt: skip
+
+
+Role = Callable[[Any, Path, asyncio.Event], Coroutine[Any, Any, None]]
+ROLES: dict[str, tuple[type[NodeConfig], Role]] = {
+    "bootstrap": (BootstrapConfig, run_bootstrap),
+    "aggregator": (AggregatorConfig, run_aggregator),
+    "provider": (ProviderConfig, run_provider),
+    "gateway": (GatewayConfig, run_gateway),
+}
