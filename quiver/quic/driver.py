@@ -309,12 +309,11 @@ class Driver:
             self._quic.add_unread(stream.id, len(frame))
 
     def _on_reset(self, stream_id: int, code: int) -> None:
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            self._quic.reset_stream(stream_id, code)
-            self._end(stream, read_code=code, write_code=code)
-        elif stream_id in self._ignored:
+        if stream_id in self._ignored:
+            # The peer's answer to our STOP_SENDING; what we still write is not affected.
             del self._ignored[stream_id]
-        else:
-            # A stream that was reset before it said anything: end our side too, so that its slot is free again.
-            self._quic.reset_stream(stream_id, WireCode.NONE)
+            return
+        # libp2p resets both directions: end ours too. A stream we never heard of only has its slot freed.
+        self._quic.reset_stream(stream_id, code)
+        if (stream := self._streams.get(stream_id)) is not None:
+            self._end(stream, read_code=code, write_code=code)

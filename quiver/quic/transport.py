@@ -77,11 +77,13 @@ class QuicTransport:
 
     def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
         """Run `handler` as a task for each incoming stream; when it raises, the stream is reset."""
+        self._answers.pop(protocol.id, None)
         self._handlers[protocol.id] = (protocol, handler)
         self._frame_limits[protocol.id] = protocol.frame_bytes_max
 
     def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
         """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset."""
+        self._handlers.pop(protocol.id, None)
         self._answers[protocol.id] = (protocol, function)
         self._frame_limits[protocol.id] = protocol.frame_bytes_max
 

@@ -19,7 +19,10 @@ PROTOCOL, FRAME_MAX = "/test/1.0.0", 100_000
 def identity(number, *, utc_ms=UTC_MS, public_key=None, sign=None):
     keypair = KeyPair(bytes([number]) * 32)
     return certificate.make(
-        public_key=public_key or keypair.public_key, sign=sign or keypair.sign, entropy=bytes([number]) * 32, utc_ms=utc_ms
+        public_key=public_key or keypair.public_key,
+        sign=sign or keypair.sign,
+        entropy=bytes([number]) * 32,
+        utc_ms=utc_ms,
     )
 
 
@@ -30,7 +33,9 @@ def peer_id(number):
 class Pair:
     """`client` dials `server`. `seen` holds each side's events; `is_lost(data)` may drop datagrams."""
 
-    def __init__(self, *, client=None, server=None, expected_peer=None, limits=None, delay_s=0.01, change=lambda c: None):
+    def __init__(
+        self, *, client=None, server=None, expected_peer=None, limits=None, delay_s=0.01, change=lambda c: None
+    ):
         limits = limits or Limits()
         self.now, self.delay_s, self.is_lost = 0.0, delay_s, lambda data: False
         self.in_flight, self.count = [], 0
@@ -51,7 +56,9 @@ class Pair:
                     judge=make_judge(lambda: UTC_MS + int(self.now * 1000)),
                     expected_peer=expected_peer if is_client else None,
                     streams_max=limits.streams_max,
-                    original_destination_connection_id=None if is_client else self.quics[0].original_destination_connection_id,
+                    original_destination_connection_id=None
+                    if is_client
+                    else self.quics[0].original_destination_connection_id,
                 )
             )
         self.client, self.server = (
@@ -82,7 +89,12 @@ class Pair:
         self.flush()
         end = self.now + seconds
         while True:
-            due = [(timer, driver) for driver in (self.client, self.server) if driver in self.started if (timer := driver.timer())]
+            due = [
+                (timer, driver)
+                for driver in (self.client, self.server)
+                if driver in self.started
+                if (timer := driver.timer())
+            ]
             timer_at, driver = min(due, key=lambda entry: entry[0], default=(end + 1, None))
             arrival = self.in_flight[0][0] if self.in_flight else end + 1
             if min(timer_at, arrival) > end:

@@ -54,7 +54,8 @@ def test_bytes_we_cannot_use_are_refused(data):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ip4/1.2.3.4", "/ip4/1.2.3", "/ip4/1.2.3.4/udp/65536", "/ip4/1.2.3.4/udp", "/http/x", "/p2p/xx", "/dns"]
+    "text",
+    ["", "ip4/1.2.3.4", "/ip4/1.2.3", "/ip4/1.2.3.4/udp/65536", "/ip4/1.2.3.4/udp", "/http/x", "/p2p/xx", "/dns"],
 )
 def test_text_that_is_no_multiaddr_is_refused(text):
     with pytest.raises(MalformedMessage):
@@ -72,7 +73,12 @@ def test_which_addresses_quic_can_dial():
 
     assert endpoint("/ip4/10.0.0.1/udp/4001/quic-v1") == ("10.0.0.1", 4001)
     assert endpoint(f"/ip6/::1/udp/4001/quic-v1/p2p/{PEER}") == ("::1", 4001)
-    for other in ("/ip4/10.0.0.1/tcp/4001", "/dns4/a.io/udp/1/quic-v1", "/ip4/1.2.3.4/udp/1", "/ip4/1.2.3.4/udp/1/quic-v1/tcp/1"):
+    for other in (
+        "/ip4/10.0.0.1/tcp/4001",
+        "/dns4/a.io/udp/1/quic-v1",
+        "/ip4/1.2.3.4/udp/1",
+        "/ip4/1.2.3.4/udp/1/quic-v1/tcp/1",
+    ):
         assert endpoint(other) is None
 
 
