@@ -33,8 +33,12 @@ class Meter:
         self._hash.update(data)
         self.bytes += len(data)
         self.chunks += 1
-        self.prompt_tokens = min(max(self.prompt_tokens, prompt_tokens), self.quote.prompt_tokens_max)
+        self.set_prompt(prompt_tokens)
         self.set_completion(self.completion_tokens + tokens)
+
+    def set_prompt(self, tokens: int) -> None:
+        """The engine's own count of the prompt; many engines tell it only with their last piece."""
+        self.prompt_tokens = min(max(self.prompt_tokens, tokens), self.quote.prompt_tokens_max)
 
     def set_completion(self, tokens: int) -> None:
         """The engine's own count, inside the band that the payer can check: tokens of at least one byte each."""

@@ -373,6 +373,7 @@ class ProviderService:
                         Chunk(request_id=frame.request_id, index=index, tokens=piece.tokens, text=piece.text)
                     )
                 if piece.done_reason is not None:
+                    meter.set_prompt(piece.prompt_tokens)
                     if piece.completion_tokens is not None:
                         meter.set_completion(piece.completion_tokens)
                     reason = piece.done_reason
