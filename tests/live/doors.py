@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import ssl
 import threading
 from contextlib import contextmanager
+from unittest.mock import patch
 
 from quiver.identity.keys import KeyPair
 from quiver.identity.signing import ack_digest, ack_domain, next_head, receipt_digest, request_hash
@@ -82,6 +85,9 @@ async def open_door(service, **options):
     return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
 
 
+_default_context = functools.lru_cache(ssl.create_default_context)
+
+
 @contextmanager
 def served(opening):
     """Run `await opening()` -> (runner, url) on a loop in a thread: synchronous clients then talk to `url`."""
@@ -91,7 +97,9 @@ def served(opening):
     try:
         runner, url = asyncio.run_coroutine_threadsafe(opening(), loop).result(10)
         try:
-            yield url
+            # Each client would read the system's certificates again: 100 ms that no test here is about.
+            with patch("ssl.create_default_context", _default_context):
+                yield url
         finally:
             asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
     finally:

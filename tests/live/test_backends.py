@@ -86,7 +86,11 @@ def test_an_engine_that_stays_silent_is_unavailable():
     Rig(lambda url, digests: OllamaBackend(url, silence_s=0.05)).run(story)
 
 
-@given(lines=st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\n", b"").replace(b"\r", b""))), data=st.data())
+@settings(max_examples=40)
+@given(
+    lines=st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\n", b"").replace(b"\r", b""))),
+    data=st.data(),
+)
 def test_lines_come_out_whole_however_the_bytes_were_cut(lines, data):
     body = b"".join(line + b"\n" for line in lines)
     splitter, out, at = LineSplitter(), [], 0
@@ -105,7 +109,10 @@ def test_a_line_without_end_is_refused():
 
 
 def test_an_openai_chat_becomes_an_ollama_chat_with_that_apis_defaults():
-    parts = [{"type": "text", "text": "what"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}]
+    parts = [
+        {"type": "text", "text": "what"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}},
+    ]
     path, body = to_ollama(
         ask(messages=[{"role": "user", "content": parts}], stop="END", seed=7, max_tokens=5, tools=[{}],
             response_format={"type": "json_object"})

@@ -151,7 +151,12 @@ def test_text_is_decided_by_model_prompt_seed_and_options():
     first, second = (MockEngine(MockConfig(models=models, seed=seed)) for seed in (1, 2))
     base = run(first, seed=1)[0]
     assert run(second, seed=1)[0] == base
-    for other in ({"seed": 2}, {"seed": 1, "model": "other"}, {"seed": 1, "prompt": "bye"}, {"seed": 1, "temperature": 0.1}):
+    for other in (
+        {"seed": 2},
+        {"seed": 1, "model": "other"},
+        {"seed": 1, "prompt": "bye"},
+        {"seed": 1, "temperature": 0.1},
+    ):
         assert run(first, **other)[0] != base
     assert run(first, seed=1, temperature=0)[0] == run(first, seed=2, temperature=0)[0]
     # Without a seed and with a temperature, a real engine never repeats itself.
@@ -172,7 +177,9 @@ def test_a_prefix_in_the_cache_is_not_evaluated_again_but_counted():
     profile = PROFILES["gpu-4090"]
     # One token is always evaluated: 20 ms overhead and 1/7500 s.
     assert warm.prompt_eval_duration == pytest.approx((PREFILL_OVERHEAD_S + 1 / profile.prefill_tps) * 1e9, rel=1e-3)
-    assert cold.prompt_eval_duration == pytest.approx((PREFILL_OVERHEAD_S + 500 / 7500 + 1.4e-8 * 500**2) * 1e9, rel=1e-3)
+    assert cold.prompt_eval_duration == pytest.approx(
+        (PREFILL_OVERHEAD_S + 500 / 7500 + 1.4e-8 * 500**2) * 1e9, rel=1e-3
+    )
     assert (cold.load_duration, warm.load_duration) == (2_500_000_000, 4_000_000)
 
 
@@ -241,7 +248,9 @@ def test_the_least_recently_used_idle_model_makes_room_and_other_load_options_re
 
 
 @settings(max_examples=50)
-@given(seed=st.integers(0, 1 << 32), stop=st.lists(st.sampled_from([" the", "e", "🙂", ".", " river stone"]), max_size=3))
+@given(
+    seed=st.integers(0, 1 << 32), stop=st.lists(st.sampled_from([" the", "e", "🙂", ".", " river stone"]), max_size=3)
+)
 def test_shown_text_is_the_text_before_the_first_stop_string(seed, stop):
     tokens = iterate_tokens(compute_key("d", "p", seed, {}))
     data = [next(tokens) for _ in range(40)]
@@ -278,7 +287,9 @@ def test_a_config_that_cannot_work_is_refused():
 
 
 def test_the_command_line_makes_a_config():
-    config, host, port = parse(["--port", "0", "--model", "a", "--model", "b:1b", "--speed", "2", "--num-parallel", "4"])
+    config, host, port = parse(
+        ["--port", "0", "--model", "a", "--model", "b:1b", "--speed", "2", "--num-parallel", "4"]
+    )
     assert ([model.name for model in config.models], host, port) == (["a:latest", "b:1b"], "127.0.0.1", 0)
     assert (config.speed, config.num_parallel) == (2.0, 4)
 

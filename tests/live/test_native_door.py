@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import hashlib
+import ipaddress
 import json
+import ssl
 
 import aiohttp
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from quiver.errors import UsageError, WireCode
+from quiver.errors import RejectionReason, RequestRejected, UsageError, WireCode
 from quiver.live.http.app import make_app
-from quiver.live.http.auth import ApiKey, Authenticator, TokenBucket
+from quiver.live.http.auth import ApiKey, Authenticator
 from quiver.live.http.problem import Problem
 from quiver.live.http.serve import start
 from quiver.values.request import Failure
-from tests.live.doors import END, Script, doors, forever, open_door
+from tests.live.doors import END, Script, doors, forever, open_door, served
 
 SECRET = ApiKey(name="alice", sha256=hashlib.sha256(b"secret").hexdigest(), requests_per_s=0.5, burst=2)
 
@@ -62,11 +68,16 @@ def test_a_key_opens_a_wrong_one_does_not_and_too_many_requests_wait():
         assert [principal.name for principal in script.principals] == ["alice", "alice"]
 
 
-def test_a_token_bucket_refills_with_time_up_to_its_burst():
-    bucket = TokenBucket(rate_per_s=2.0, burst=2, now=0.0)
-    assert [bucket.take(0.0), bucket.take(0.0), bucket.take(0.0)] == [0.0, 0.0, 0.5]
-    assert bucket.take(0.5) == 0.0
-    assert [bucket.take(100.0), bucket.take(100.0), bucket.take(100.0)] == [0.0, 0.0, 0.5]
+def test_the_gateways_own_rate_limit_says_how_long_to_wait():
+    refusal = RequestRejected(RejectionReason.RATE_LIMITED, "slower, please")
+    refusal.retry_after_s = 7.5
+    with doors(refusal) as (url, _):
+        answer = httpx.post(f"{url}/generate", json={"model": "tiny", "prompt": "x"})
+        assert (answer.status_code, answer.headers["retry-after"], answer.headers["retry-after-ms"]) == (
+            429,
+            "8",
+            "7500",
+        )
 
 
 def test_without_keys_only_this_machine_may_ask():
@@ -138,3 +149,38 @@ def test_a_client_that_leaves_cancels_its_request_and_no_other(events, stream):
         await runner.cleanup()
 
     asyncio.run(story())
+
+
+def make_certificate(folder):
+    """(certfile, keyfile) for 127.0.0.1, self-signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gateway")])
+    start_at = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start_at)
+        .not_valid_after(start_at + datetime.timedelta(days=36_500))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    files = folder / "cert.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(pem))
+    files[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return str(files[0]), str(files[1])
+
+
+def test_certificate_files_make_https(tmp_path):
+    certfile, keyfile = make_certificate(tmp_path)
+
+    async def opening():
+        runner = await start(make_app(Script("a", END), models=list), "0.0.0.0", 0, certfile, keyfile)
+        return runner, f"https://127.0.0.1:{runner.addresses[0][1]}"
+
+    with served(opening) as url:
+        trust = ssl.create_default_context(cafile=certfile)
+        assert httpx.post(f"{url}/generate", json={"model": "m", "prompt": "x"}, verify=trust).json()["text"] == "a"

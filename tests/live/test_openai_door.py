@@ -118,7 +118,9 @@ def test_what_cannot_be_served_is_refused_by_name(more, says):
     assert script.requests == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": 1}', b'{"model":"tiny","messages":[]}', b"\xff", b"[" * 9999])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"model": 1}', b'{"model":"tiny","messages":[]}', b"\xff", b"[" * 9999]
+)
 def test_what_is_not_a_request_is_a_400(body):
     with doors() as (url, _):
         answer = httpx.post(f"{url}/v1/chat/completions", content=body)

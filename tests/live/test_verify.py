@@ -81,7 +81,9 @@ def test_no_signed_field_can_be_changed(data):
         holder[path[-1]] = value ^ 1 << data.draw(st.integers(0, 20))
     else:
         at = data.draw(st.integers(0, len(value) - 1))
-        holder[path[-1]] = value[:at] + format(int(value[at], 16) ^ 1 << data.draw(st.integers(0, 3)), "x") + value[at + 1 :]
+        holder[path[-1]] = (
+            value[:at] + format(int(value[at], 16) ^ 1 << data.draw(st.integers(0, 3)), "x") + value[at + 1 :]
+        )
     if path[0] == "receipt":
         with pytest.raises((BadSignature, ReceiptMismatch)):
             verify_receipt(forged)

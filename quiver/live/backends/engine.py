@@ -64,7 +64,9 @@ class EngineClient:
         body = None if payload is None else msgspec.json.encode(payload)
         headers = None if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.request(method, self.url + path, data=body, headers=headers, timeout=timeout) as response:
+            async with self._session.request(
+                method, self.url + path, data=body, headers=headers, timeout=timeout
+            ) as response:
                 if response.status >= 400:
                     raise refusal(response.status, error_text(await response.read()), self.url)
                 try:

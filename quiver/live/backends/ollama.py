@@ -42,7 +42,10 @@ class OllamaBackend:
             context = count((warm or {}).get("context_length")) or count((details or {}).get("context_length"))
             installed.append(
                 InstalledModel(
-                    name=name, model=model, size_bytes=count(entry.get("size")), warm=warm is not None,
+                    name=name,
+                    model=model,
+                    size_bytes=count(entry.get("size")),
+                    warm=warm is not None,
                     context_tokens=context or CONTEXT_TOKENS_DEFAULT,
                 )  # fmt: skip
             )

@@ -32,13 +32,18 @@ class OpenAICompatibleBackend:
         answer = await self._client.get_json("/v1/models")
         entries = answer.get("data") if isinstance(answer, dict) else None
         names = [str(entry.get("id")) for entry in entries or () if isinstance(entry, dict)]
-        return [InstalledModel(name=name, model=self._digests[name], warm=True) for name in names if name in self._digests]
+        return [
+            InstalledModel(name=name, model=self._digests[name], warm=True) for name in names if name in self._digests
+        ]
 
     async def generate(self, request: BackendRequest) -> AsyncIterator[Piece]:
         """One piece a content delta, each counted as one token; the last piece has the server's own usage."""
         done_reason: str | None = None
         usage: dict[str, Any] = {}
-        async with self._client.streaming("/v1/chat/completions", to_openai(request)) as chunks, aclosing(read_lines(chunks)) as lines:
+        async with (
+            self._client.streaming("/v1/chat/completions", to_openai(request)) as chunks,
+            aclosing(read_lines(chunks)) as lines,
+        ):
             async for line in lines:
                 # Server-sent events: comments, blank lines and other fields carry nothing here.
                 if not line.startswith(b"data:"):
@@ -56,7 +61,9 @@ class OpenAICompatibleBackend:
             raise Unavailable("the engine's answer was cut: its stream ended without `finish_reason`")
         completion = count(usage.get("completion_tokens"))
         prompt = count(usage.get("prompt_tokens"))
-        yield Piece(text="", tokens=0, prompt_tokens=prompt, done_reason=done_reason, completion_tokens=completion or None)
+        yield Piece(
+            text="", tokens=0, prompt_tokens=prompt, done_reason=done_reason, completion_tokens=completion or None
+        )
 
     async def health(self) -> str | None:
         """None when `/v1/models` answers."""

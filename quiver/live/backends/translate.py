@@ -87,7 +87,9 @@ def _ollama_message(message: Mapping[str, Any]) -> dict[str, Any]:
         return {"role": message.get("role"), "content": content or ""}
     parts = [_mapping(part, "messages.content") for part in content]
     texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
-    urls = [_mapping(part.get("image_url"), "image_url").get("url") for part in parts if part.get("type") == "image_url"]
+    urls = [
+        _mapping(part.get("image_url"), "image_url").get("url") for part in parts if part.get("type") == "image_url"
+    ]
     translated: dict[str, Any] = {"role": message.get("role"), "content": "\n".join(texts)}
     if urls:
         translated["images"] = [_base64_of(url) for url in urls]

@@ -111,7 +111,9 @@ def _check_acknowledgement(body: ReceiptBody, ack: Acknowledgement) -> Address:
     if ack.channel != body.channel:
         raise ReceiptMismatch("acknowledgement: it belongs to another channel than the receipt")
     if ack.seq < body.seq or ack.cum < body.cum or (ack.seq == body.seq and ack.cum != body.cum):
-        raise ReceiptMismatch(f"acknowledgement: it covers seq {ack.seq}, {ack.cum} credits; not seq {body.seq}, {body.cum}")
+        raise ReceiptMismatch(
+            f"acknowledgement: it covers seq {ack.seq}, {ack.cum} credits; not seq {body.seq}, {body.cum}"
+        )
     digest = ack_digest(ack_domain(body.chain_id, body.contract), ChannelId(ack.channel), ack.cum, ack.seq, ack.head)
     try:
         key = coincurve.PublicKey.from_signature_and_message(ack.signature, digest, hasher=None)
@@ -124,7 +126,9 @@ def _check_acknowledgement(body: ReceiptBody, ack: Acknowledgement) -> Address:
 
 
 def _plain(value: msgspec.Struct) -> dict[str, Any]:
-    return {name: item.hex() if isinstance(item, bytes) else item for name, item in msgspec.structs.asdict(value).items()}
+    return {
+        name: item.hex() if isinstance(item, bytes) else item for name, item in msgspec.structs.asdict(value).items()
+    }
 
 
 def _mapping(obj: Any, *path: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from quiver.errors import UsageError
+from quiver.gateway.admission import TokenBucket
 from quiver.live.http.problem import Problem
 from quiver.values.request import Principal
 
@@ -32,29 +33,14 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     "Requests that may come at once after a pause."
 
 
-class TokenBucket:
-    """At most `burst` requests at once, `rate_per_s` in the long run. `now` is an argument, so tests need no clock."""
-
-    def __init__(self, *, rate_per_s: float, burst: int, now: float) -> None:
-        self.rate_per_s, self.burst = rate_per_s, burst
-        self._level, self._at = float(burst), now
-
-    def take(self, now: float) -> float:
-        """0 when a request may pass; otherwise seconds until one may. A refused request costs nothing."""
-        self._level = min(self.burst, self._level + (now - self._at) * self.rate_per_s)
-        self._at = now
-        if self._level >= 1.0:
-            self._level -= 1.0
-            return 0.0
-        return (1.0 - self._level) / self.rate_per_s
-
-
 class Authenticator:
     """From an HTTP request's headers and address to a `Principal`, or a 401 or 429."""
 
     def __init__(self, keys: Sequence[ApiKey], *, open_access: bool, now: Callable[[], float]) -> None:
         if len(keys) > API_KEYS_MAX:
-            raise UsageError(f"{len(keys)} API keys are configured, at most {API_KEYS_MAX} are allowed: put a proxy in front")
+            raise UsageError(
+                f"{len(keys)} API keys are configured, at most {API_KEYS_MAX} are allowed: put a proxy in front"
+            )
         self._keys: list[tuple[bytes, ApiKey, TokenBucket | None]] = []
         self._open_access, self._now = open_access, now
         for key in keys:
@@ -68,9 +54,12 @@ class Authenticator:
             raise Problem(401, "this gateway has no API keys configured, so it serves its own machine only: add a key")
         key, bucket = self._match(_presented(authorization, api_key))
         if bucket is not None and (wait_s := bucket.take(self._now())) > 0.0:
-            message = f"API key {key.name!r} is over its {key.requests_per_s:g} requests per second: retry in {wait_s:.2f} s"
+            message = (
+                f"API key {key.name!r} is over its {key.requests_per_s:g} requests per second: retry in {wait_s:.2f} s"
+            )
             raise Problem(429, message, retry_after_s=wait_s)
-        return Principal(name=key.name, requests_per_s=key.requests_per_s)
+        # The key's own burst was applied here: a rate in the principal would be charged again by the gateway's admission.
+        return Principal(name=key.name)
 
     def _match(self, presented: str) -> tuple[ApiKey, TokenBucket | None]:
         if not presented:
@@ -96,7 +85,9 @@ def _hash_of(key: ApiKey) -> bytes:
     except ValueError:
         digest = b""
     if len(digest) != 32:
-        raise UsageError(f"API key {key.name!r}: sha256 must be 64 hex digits; make them with `printf %s KEY | sha256sum`")
+        raise UsageError(
+            f"API key {key.name!r}: sha256 must be 64 hex digits; make them with `printf %s KEY | sha256sum`"
+        )
     return digest
 
 
@@ -105,7 +96,7 @@ def _bucket_of(key: ApiKey, now: float) -> TokenBucket | None:
         return None
     if key.requests_per_s <= 0 or key.burst < 1:
         raise UsageError(f"API key {key.name!r}: requests_per_s must be above 0 and burst at least 1")
-    return TokenBucket(rate_per_s=key.requests_per_s, burst=key.burst, now=now)
+    return TokenBucket(rate=key.requests_per_s, burst=key.burst, now=now)
 
 
 def _is_loopback(remote: str | None) -> bool:

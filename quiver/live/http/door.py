@@ -93,7 +93,9 @@ class Door:
         """The body; `Problem` 413 beyond the limit, 408 when it does not come, 400 when it is empty."""
         limit = self.params.body_bytes_max
         if (request.content_length or 0) > limit:
-            raise Problem(413, f"a body of {request.content_length} bytes; at most {limit} are accepted: send less context")
+            raise Problem(
+                413, f"a body of {request.content_length} bytes; at most {limit} are accepted: send less context"
+            )
         try:
             async with Deadline(BODY_READ_S):
                 body = await request.read()
@@ -192,4 +194,6 @@ def compute_prefix_hashes(texts: Iterable[str]) -> tuple[bytes, ...]:
 
 def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer."""
-    return web.Response(body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json")
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
+    )

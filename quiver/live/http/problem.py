@@ -37,7 +37,9 @@ _KIND = {
 class Problem(Exception):
     """An answer that is not an answer: status, message for people, seconds to wait."""
 
-    def __init__(self, status: int, message: str, *, kind: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, kind: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
@@ -62,11 +64,14 @@ def problem_of_error(error: QuiverError) -> Problem:
     if isinstance(error, RequestRejected):
         status = _REJECTION_STATUS[error.reason]
         kind = "unknown_model" if error.reason is RejectionReason.UNKNOWN_MODEL else None
-        return Problem(status, str(error), kind=kind)
+        # A rate limit knows when it will let the client in; other rejections do not.
+        return Problem(status, str(error), kind=kind, retry_after_s=getattr(error, "retry_after_s", None))
     if isinstance(error, DeadlineExceeded):
         return Problem(504, str(error))
     if isinstance(error, Unavailable):
-        return Problem(503, str(error), kind="busy" if isinstance(error, Busy) else None, retry_after_s=error.retry_after_s)
+        return Problem(
+            503, str(error), kind="busy" if isinstance(error, Busy) else None, retry_after_s=error.retry_after_s
+        )
     return Problem(500, f"the gateway could not finish this request: {error}")
 
 

@@ -30,7 +30,9 @@ def tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certfile, keyfile)
     except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"TLS certificate {certfile} with key {keyfile or certfile} cannot be used: {error}") from error
+        raise UsageError(
+            f"TLS certificate {certfile} with key {keyfile or certfile} cannot be used: {error}"
+        ) from error
     return context
 
 

@@ -110,7 +110,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return cls(kind=FaultKind(kind.strip()), at=int(at or 1))
         except ValueError:
-            raise UsageError(f"{text!r} is not a fault: use KIND or KIND:AT with one of {', '.join(FaultKind)}") from None
+            raise UsageError(
+                f"{text!r} is not a fault: use KIND or KIND:AT with one of {', '.join(FaultKind)}"
+            ) from None
 
 
 class MockConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

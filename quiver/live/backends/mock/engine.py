@@ -227,7 +227,11 @@ class _Run:
             if detokeniser.stopped:
                 reason = "stop"
                 break
-            if self._fault is not None and self._fault.kind is FaultKind.MALFORMED and self._fault.at == self._generated:
+            if (
+                self._fault is not None
+                and self._fault.kind is FaultKind.MALFORMED
+                and self._fault.at == self._generated
+            ):
                 yield Garbage()
         if rest := detokeniser.flush():
             yield Emitted(text=rest)

@@ -80,7 +80,9 @@ async def _generate(request: web.Request) -> web.StreamResponse:
     if not prompt:
         return await _load_only(engine, name, body, options, {"response": ""})
     system = _text(body, "system")
-    rendered = prompt if raw else render_chat([{"role": "system", "content": system}, {"role": "user", "content": prompt}])
+    rendered = (
+        prompt if raw else render_chat([{"role": "system", "content": system}, {"role": "user", "content": prompt}])
+    )
     job = make_job(
         name, rendered, options, format=body.get("format"), keep_alive_s=parse_keep_alive(body.get("keep_alive")),
         fault=fault_of(request),
@@ -139,7 +141,11 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     if model is None:
         await response.write(_line(missing))
     else:
-        blob = {"status": f"pulling {model.digest_hex[:12]}", "digest": f"sha256:{model.digest_hex}", "total": model.size_bytes}
+        blob = {
+            "status": f"pulling {model.digest_hex[:12]}",
+            "digest": f"sha256:{model.digest_hex}",
+            "total": model.size_bytes,
+        }
         for step in range(PULL_STEPS + 1):
             done = model.size_bytes * step // PULL_STEPS
             await response.write(_line({**blob, "completed": done} if done else blob))
@@ -206,7 +212,9 @@ def _name_of(body: Mapping[str, Any]) -> str:
 def _text(body: Mapping[str, Any], field: str) -> str:
     value = body.get(field) or ""
     if not isinstance(value, str):
-        raise EngineError(400, f"json: cannot unmarshal {type(value).__name__} into Go struct field .{field} of type string")
+        raise EngineError(
+            400, f"json: cannot unmarshal {type(value).__name__} into Go struct field .{field} of type string"
+        )
     return value
 
 

@@ -11,7 +11,17 @@ from quiver.live.backends.mock.engine import Job
 from quiver.live.backends.mock.runner import EngineError
 
 _LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
-_INTEGERS = ("seed", "num_predict", "top_k", "num_keep", "repeat_last_n", "num_ctx", "num_batch", "num_gpu", "num_thread")
+_INTEGERS = (
+    "seed",
+    "num_predict",
+    "top_k",
+    "num_keep",
+    "repeat_last_n",
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "num_thread",
+)
 _FLOATS = (
     "temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
 )  # fmt: skip

@@ -32,7 +32,9 @@ class Timing:
     def token_s(self, *, streams: int, context_tokens: int, rng: random.Random) -> float:
         """One decode step with `streams` streams in the batch."""
         alone = (1.0 / self._profile.decode_tps + self._profile.context_s * context_tokens) * self._scale
-        return alone * (1.0 + self._profile.batch_slowdown * (streams - 1)) * rng.lognormvariate(0.0, self._profile.sigma)
+        return (
+            alone * (1.0 + self._profile.batch_slowdown * (streams - 1)) * rng.lognormvariate(0.0, self._profile.sigma)
+        )
 
     def stall_s(self, others_prompt_tokens: int) -> float:
         """What another stream's prompt costs a stream that is decoding."""
