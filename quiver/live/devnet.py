@@ -149,11 +149,10 @@ class Devnet:
 
     def _spawn(self, name: str, *arguments: str) -> None:
         command = [sys.executable, "-m", "quiver.live", "--until-stdin-ends", *arguments]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_SOURCE), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
         with open(self.log_path(name), "ab") as log:
             # A session of its own: Ctrl-C at the terminal reaches us alone, and we stop the others in order.
             self.processes[name] = subprocess.Popen(
-                command, cwd=self.directory, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                command, cwd=self.directory, env=make_environment(), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 
     def _wait(self, what: str, is_there: Callable[[], bool], deadline: float) -> None:
@@ -237,6 +236,12 @@ class Devnet:
 
 
 _SOURCE = Path(__file__).resolve().parents[2]
+
+
+def make_environment() -> dict[str, str]:
+    """Ours, with this very source first on the path: a child in another directory runs the same code."""
+    path = [str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _close_stdin(process: subprocess.Popen[bytes]) -> None:
