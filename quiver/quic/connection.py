@@ -117,7 +117,7 @@ class PeerConnection(QuicConnection):
         window = self._configuration.max_stream_data
         assert stream.stream_id is not None
         limit = stream.receiver.starting_offset() - self._unread.get(stream.stream_id, 0) + window
-        present: int = stream.max_stream_data_local
+        present = stream.max_stream_data_local
         return limit if limit - present >= window // 2 and not stream.receiver.is_finished else present
 
     def _connection_credit(self) -> int:
@@ -127,7 +127,13 @@ class PeerConnection(QuicConnection):
         return limit if limit - present >= window // 2 else present
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
+        # Called for every stream and packet: most have nothing to say.
+        if stream.receiver.is_finished:
+            return
+        present = stream.max_stream_data_local
         stream.max_stream_data_local = self._stream_credit(stream)
+        if stream.max_stream_data_local == present == stream.max_stream_data_local_sent:
+            return
         # aioquic doubles the limit when more than half of it was received: it is shown nothing received.
         received, stream.receiver.highest_offset = stream.receiver.highest_offset, 0
         try:

@@ -174,8 +174,9 @@ class Driver:
         self._forget_if_done(stream)
 
     def reset(self, stream: FrameStream, code: int) -> None:
-        """Give up both directions: RESET_STREAM and STOP_SENDING with `code`. Idempotent; nothing happens to a complete stream."""
+        """Give up both directions: RESET_STREAM and STOP_SENDING with `code`. Idempotent; a complete stream only drops its frames."""
         if stream.id not in self._streams:
+            self._drop_unread(stream)
             return
         self._quic.reset_stream(stream.id, code)
         self._stop_receiving(stream, code)
@@ -186,6 +187,8 @@ class Driver:
         if stream.id in self._streams and not stream.has_ended and stream.read_code is None:
             self._stop_receiving(stream, WireCode.NONE)
             self._end(stream, read_code=WireCode.NONE)
+        else:
+            self._drop_unread(stream)
 
     def write_last(self, stream: FrameStream, payload: bytes) -> None:
         """One frame and the end, in one go; dropped when the stream was reset meanwhile."""
@@ -203,12 +206,16 @@ class Driver:
             self._quic.stop_stream(stream.id, code)
             self._ignored[stream.id] = None
 
+    def _drop_unread(self, stream: FrameStream) -> None:
+        """Nobody will read these frames: their bytes no longer count against the connection's credit."""
+        stream.frames.clear()
+        self._quic.forget_unread(stream.id)
+
     def _end(self, stream: FrameStream, *, read_code: int | None = None, write_code: int | None = None) -> None:
         """One or both directions end with a reset; unread frames are dropped with the reading direction."""
         if read_code is not None and stream.read_code is None:
             stream.read_code = read_code
-            stream.frames.clear()
-            self._quic.forget_unread(stream.id)
+            self._drop_unread(stream)
         if write_code is not None and stream.write_code is None:
             stream.write_code = write_code
         self._negotiating.pop(stream.id, None)

@@ -26,7 +26,7 @@ VECTORS = json.loads((Path(__file__).parents[2] / "goldens" / "libp2p_tls.json")
 
 
 def make(**changes):
-    arguments = dict(public_key=KEYS.public_key, sign=KEYS.sign, entropy=b"e" * 32, utc_ms=UTC_MS) | changes
+    arguments = {"public_key": KEYS.public_key, "sign": KEYS.sign, "entropy": b"e" * 32, "utc_ms": UTC_MS} | changes
     return certificate.make(**arguments)
 
 

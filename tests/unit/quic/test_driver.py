@@ -150,6 +150,19 @@ def test_a_reset_drops_what_was_not_read():
     assert pair.server.read(theirs) is None
 
 
+@pytest.mark.parametrize("give_up", ["reset", "abandon"])
+def test_frames_of_a_complete_stream_that_nobody_reads_are_dropped_when_it_is_given_up(give_up):
+    pair = Pair().run()
+    mine, theirs = pair.stream()
+    pair.client.write(mine, b"x" * 1000)
+    pair.client.finish(mine)
+    pair.server.finish(theirs)
+    pair.run(0.1)
+    assert pair.server.streams_open == 0 and pair.quics[1]._unread_total == 1000
+    pair.server.reset(theirs, 1) if give_up == "reset" else pair.server.abandon(theirs)
+    assert pair.server.read(theirs) is None and pair.quics[1]._unread_total == 0
+
+
 def test_a_reader_that_gives_up_stops_the_peers_writing_only():
     pair = Pair().run()
     mine, theirs = pair.stream()
