@@ -232,7 +232,7 @@ class GatewayService:
     ) -> AsyncIterator[RequestEvent]:
         """One attempt at one provider; its outcome is learned whichever way it ends."""
         runtime, peer, started_s = self.runtime, offer.provider, self.runtime.clock.now()
-        error: BaseException | None = None
+        error: Unavailable | PeerError | None = None
         final: Final | None = None
         first_s: float | None = None
         with self.table.dispatch(peer):

@@ -10,15 +10,13 @@ import asyncio
 import functools
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from quiver.errors import QuiverError
 from quiver.live import config, process
-from quiver.live.backends.mock.__main__ import parse as parse_mock
-from quiver.live.devnet import Devnet
 
 FORMAT = argparse.RawDescriptionHelpFormatter
 DEVNET_POLL_S = 0.2
@@ -41,7 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="examples:\n  python -m quiver.live devnet\n  python -m quiver.live init network --directory net\n"
         "  python -m quiver.live gateway --config net/gateway.toml\n\nexit codes: 0 done, 1 not possible now, 2 usage or config, 70 bug",
     )  # fmt: skip
-    parser.add_argument("--until-stdin-ends", action="store_true", help="also stop when standard input ends: a parent's death")
+    parser.add_argument(
+        "--until-stdin-ends", action="store_true", help="also stop when standard input ends: a parent's death"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for role, text in _ROLES.items():
         example = f"examples:\n  python -m quiver.live {role} --config {role}.toml"
@@ -50,13 +50,17 @@ def make_parser() -> argparse.ArgumentParser:
         node = commands.add_parser(role, help=text, description=text, epilog=example, formatter_class=FORMAT)
         node.add_argument("--config", type=Path, required=True, metavar="FILE", help="made by `init`")
         if role == "gateway":
-            node.add_argument("--policy", metavar="NAME", help="instead of the config's: a name, module:Class or file.py:Class")
+            node.add_argument(
+                "--policy", metavar="NAME", help="instead of the config's: a name, module:Class or file.py:Class"
+            )
         node.set_defaults(run=run_role)
     _add_init(commands)
     _add_doctor(commands)
     _add_client(commands)
     _add_devnet(commands)
-    mock = commands.add_parser("ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model.")
+    mock = commands.add_parser(
+        "ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model."
+    )
     mock.set_defaults(run=run_mock)
     return parser
 
@@ -69,7 +73,11 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "  python -m quiver.live init provider --directory net --backend http://127.0.0.1:11434\n"
         "  python -m quiver.live init gateway --directory net --backend http://127.0.0.1:11434   # pins its models",
     )  # fmt: skip
-    init.add_argument("role", choices=("network", "bootstrap", "aggregator", "provider", "gateway"), help="network: bootstrap + aggregator")
+    init.add_argument(
+        "role",
+        choices=("network", "bootstrap", "aggregator", "provider", "gateway"),
+        help="network: bootstrap + aggregator",
+    )
     init.add_argument("--directory", type=Path, required=True, metavar="DIR")
     init.add_argument("--name", default="quiver", help="of the network")
     init.add_argument("--network", default="network.toml", metavar="FILE", help="the network file, relative to DIR")
@@ -77,7 +85,9 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     init.add_argument("--port", type=int, default=4001, help="UDP port; init network also uses the one after it")
     init.add_argument("--http-port", type=int, default=8080, help="gateway: the clients' port")
     init.add_argument("--backend", metavar="URL", help="read names and digests of models from this Ollama")
-    init.add_argument("--model", action="append", default=[], metavar="NAME=DIGEST", help="pin a model; may be repeated")
+    init.add_argument(
+        "--model", action="append", default=[], metavar="NAME=DIGEST", help="pin a model; may be repeated"
+    )
     init.set_defaults(run=run_init)
 
 
@@ -105,7 +115,9 @@ def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     client.add_argument("--gateway", default="http://127.0.0.1:8080", metavar="URL")
     client.add_argument("--max-tokens", type=int)
     client.add_argument("--seed", type=int)
-    client.add_argument("--json", action="store_true", help="the whole answer and what was verified, as one JSON object")
+    client.add_argument(
+        "--json", action="store_true", help="the whole answer and what was verified, as one JSON object"
+    )
     client.set_defaults(run=run_client)
 
 
@@ -116,7 +128,9 @@ def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="examples:\n  python -m quiver.live devnet\n  python -m quiver.live devnet --policy my_policy.py:Mine --providers 4\n"
         "  python -m quiver.live devnet --backend http://127.0.0.1:11434   # a real Ollama",
     )  # fmt: skip
-    devnet.add_argument("--directory", type=Path, metavar="DIR", help="keep files there; without it they are gone afterwards")
+    devnet.add_argument(
+        "--directory", type=Path, metavar="DIR", help="keep files there; without it they are gone afterwards"
+    )
     devnet.add_argument("--providers", type=int, default=2)
     devnet.add_argument("--policy", default="power-of-two")
     devnet.add_argument("--epoch-ms", type=int, default=5000)
@@ -158,20 +172,22 @@ def run_init(given: argparse.Namespace) -> int:
         init.init_network(
             directory, name=given.name, host=given.host, bootstrap_port=given.port, aggregator_port=given.port + 1
         )
-        print(f"{directory / init.NETWORK_FILE} and its bootstrap and aggregator are ready: start both, give network.toml to others")
+        print(
+            f"{directory / init.NETWORK_FILE} and its bootstrap and aggregator are ready: start both, give network.toml to others"
+        )
         return process.EXIT_DONE
     models = read_models(given.backend) if given.backend else {}
     for pair in given.model:
         name, _, digest = pair.rpartition("=")
         config.parse_digest(digest, where=f"--model {pair}")
         models[name] = digest
-    parts: dict[str, str] = {}
+    parts = init.Parts()
     if given.role == "gateway":
         parts = init.gateway_parts(models, http_port=given.http_port)
     elif given.role == "provider":
         parts = init.provider_parts(url=given.backend or config.Backend().url, models=models)
     port = given.port if given.role in ("bootstrap", "aggregator") else 0
-    keypair = init.init_role(given.role, directory, network=given.network, host=given.host, port=port, **parts)
+    keypair = init.init_role(given.role, directory, network=given.network, host=given.host, port=port, parts=parts)
     print(f"{directory / given.role}.toml is ready; account 0x{keypair.account.hex()}")
     return process.EXIT_DONE
 
@@ -233,6 +249,8 @@ def _show(text: str) -> None:
 
 def run_devnet(given: argparse.Namespace) -> int:
     """Until Ctrl-C, or until one of its processes ends."""
+    from quiver.live.devnet import Devnet
+
     network = Devnet(
         given.directory, providers=given.providers, policy=_absolute_policy(given.policy), epoch_ms=given.epoch_ms,
         backend=given.backend, speed=given.speed, http_port=given.http_port,
@@ -262,6 +280,7 @@ def run_devnet(given: argparse.Namespace) -> int:
 def run_mock(given: argparse.Namespace) -> int:
     """The mock engine."""
     from quiver.live.backends.mock import make_mock_app, start_mock
+    from quiver.live.backends.mock.__main__ import parse as parse_mock
 
     mock, host, port = parse_mock(given.rest)
 

@@ -29,7 +29,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything read from a file."""
 
 
-class Chain(Section, kw_only=True):
+class Chain(Section, frozen=True, kw_only=True):
     """Where money is settled: today the local ledger, a file that all nodes of one machine share."""
 
     path: str
@@ -40,7 +40,7 @@ class Chain(Section, kw_only=True):
     "What opening a channel costs a payer, for policies to weigh."
 
 
-class AggregatorAddress(Section, kw_only=True):
+class AggregatorAddress(Section, frozen=True, kw_only=True):
     """Who commits epochs."""
 
     address: str
@@ -49,7 +49,7 @@ class AggregatorAddress(Section, kw_only=True):
     "The only account whose commitments the contract takes."
 
 
-class Network(Section, kw_only=True):
+class Network(Section, frozen=True, kw_only=True):
     """`network.toml`: what a node joins. `hash`, if it is there, must be that of the rest."""
 
     name: str
@@ -66,7 +66,7 @@ class Network(Section, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
-class Udp(Section, kw_only=True):
+class Udp(Section, frozen=True, kw_only=True):
     """`[transport]`: the QUIC port."""
 
     host: str = "127.0.0.1"
@@ -78,7 +78,7 @@ class Udp(Section, kw_only=True):
     "A peer that is silent this long is gone."
 
 
-class Http(Section, kw_only=True):
+class Http(Section, frozen=True, kw_only=True):
     """`[http]`: the gateway's doors."""
 
     host: str = "127.0.0.1"
@@ -92,7 +92,7 @@ class Http(Section, kw_only=True):
     keys: tuple[ApiKey, ...] = ()
 
 
-class Backend(Section, kw_only=True):
+class Backend(Section, frozen=True, kw_only=True):
     """`[backend]`: the provider's engine."""
 
     url: str = "http://127.0.0.1:11434"
@@ -101,7 +101,7 @@ class Backend(Section, kw_only=True):
     "For kind openai: a file that holds the engine's key."
 
 
-class PriceSection(Section, kw_only=True):
+class PriceSection(Section, frozen=True, kw_only=True):
     """Credits per 10^6 tokens."""
 
     prompt: int = 50_000
@@ -109,7 +109,7 @@ class PriceSection(Section, kw_only=True):
     minimum_credits: int = 1
 
 
-class Served(Section, kw_only=True):
+class Served(Section, frozen=True, kw_only=True):
     """`[[models]]`: one model on sale."""
 
     name: str
@@ -120,7 +120,7 @@ class Served(Section, kw_only=True):
     decode_tps: float = 30.0
 
 
-class NodeConfig(Section, kw_only=True):
+class NodeConfig(Section, frozen=True, kw_only=True):
     """What every role has."""
 
     key: str
@@ -133,15 +133,15 @@ class NodeConfig(Section, kw_only=True):
     transport: Udp = Udp()
 
 
-class BootstrapConfig(NodeConfig, kw_only=True, tag="bootstrap", tag_field="role"):
+class BootstrapConfig(NodeConfig, frozen=True, kw_only=True, tag="bootstrap", tag_field="role"):
     """A node others join through."""
 
 
-class AggregatorConfig(NodeConfig, kw_only=True, tag="aggregator", tag_field="role"):
+class AggregatorConfig(NodeConfig, frozen=True, kw_only=True, tag="aggregator", tag_field="role"):
     """The node that commits epochs."""
 
 
-class GatewayConfig(NodeConfig, kw_only=True, tag="gateway", tag_field="role"):
+class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_field="role"):
     """The node clients talk to."""
 
     models: dict[str, str]
@@ -153,7 +153,7 @@ class GatewayConfig(NodeConfig, kw_only=True, tag="gateway", tag_field="role"):
     http: Http = Http()
 
 
-class ProviderConfig(NodeConfig, kw_only=True, tag="provider", tag_field="role"):
+class ProviderConfig(NodeConfig, frozen=True, kw_only=True, tag="provider", tag_field="role"):
     """A node that sells inference."""
 
     backend: Backend = Backend()
@@ -172,7 +172,9 @@ def load(path: str | Path, kind: type[T]) -> T:
     data = _read(Path(path))
     tag = getattr(kind, "__struct_config__").tag  # noqa: B009 - the attribute is msgspec's, unknown to type checkers
     if tag is not None and data.get("role") != tag:
-        raise UsageError(f"{path}: role is {data.get('role')!r}, but a {tag}'s config is needed: give another file or command")
+        raise UsageError(
+            f"{path}: role is {data.get('role')!r}, but a {tag}'s config is needed: give another file or command"
+        )
     _check_keys(data, msgspec.inspect.type_info(kind), str(path), "")
     try:
         return msgspec.convert(data, kind)
@@ -182,7 +184,9 @@ def load(path: str | Path, kind: type[T]) -> T:
 
 def load_any(path: str | Path) -> NodeConfig:
     """The file of any role, by what it says itself."""
-    kinds = {kind.__struct_config__.tag: kind for kind in (BootstrapConfig, AggregatorConfig, ProviderConfig, GatewayConfig)}
+    kinds = {
+        kind.__struct_config__.tag: kind for kind in (BootstrapConfig, AggregatorConfig, ProviderConfig, GatewayConfig)
+    }
     role = _read(Path(path)).get("role")
     if role not in kinds:
         raise UsageError(f"{path}: role is {role!r}: it must be one of {', '.join(map(str, kinds))}")
@@ -224,7 +228,9 @@ def _check_keys(data: Any, info: Any, path: str, where: str) -> None:
                 continue
             if key not in known:
                 place = f"[{where}] of " if where else ""
-                raise UsageError(f"{path}: unknown key {key!r} in {place}the file; known keys there: {', '.join(known)}")
+                raise UsageError(
+                    f"{path}: unknown key {key!r} in {place}the file; known keys there: {', '.join(known)}"
+                )
             _check_keys(value, known[key], path, f"{where}.{key}" if where else key)
     elif isinstance(info, msgspec.inspect.VarTupleType) and isinstance(data, list):
         for item in data:

@@ -92,16 +92,24 @@ class Devnet:
             aggregator_port=self._aggregator_port, params=self.params, idle_timeout_s=IDLE_TIMEOUT_S,
         )  # fmt: skip
         for name in self.providers:
-            init_role("provider", self.directory, stem=name, idle_timeout_s=IDLE_TIMEOUT_S, **provider_parts(url=self.backend_url, slots=4))
+            init_role(
+                "provider",
+                self.directory,
+                stem=name,
+                idle_timeout_s=IDLE_TIMEOUT_S,
+                parts=provider_parts(url=self.backend_url, slots=4),
+            )
 
     def _write_gateway(self) -> None:
         models = read_models(self.backend_url)
         if not models:
-            raise UsageError(f"the engine at {self.backend_url} holds no model: run `ollama pull MODEL`, then start again")
+            raise UsageError(
+                f"the engine at {self.backend_url} holds no model: run `ollama pull MODEL`, then start again"
+            )
         parts = gateway_parts(
             models, http_host=HOST, http_port=self._http_port, policy=self._policy, faucet_credits=FAUCET_CREDITS
         )
-        init_role("gateway", self.directory, port=self._gateway_port, idle_timeout_s=IDLE_TIMEOUT_S, **parts)
+        init_role("gateway", self.directory, port=self._gateway_port, idle_timeout_s=IDLE_TIMEOUT_S, parts=parts)
 
     # ---- processes
 
@@ -125,7 +133,9 @@ class Devnet:
 
     def wait_for_providers(self, count: int, timeout_s: float = START_S) -> None:
         """Return once the gateway has an offer of, and a channel to, exactly `count` providers."""
-        self._wait(f"{count} providers at the gateway", lambda: self.ready_providers() == count, time.monotonic() + timeout_s)
+        self._wait(
+            f"{count} providers at the gateway", lambda: self.ready_providers() == count, time.monotonic() + timeout_s
+        )
 
     def ready_providers(self) -> int:
         """As the gateway's `/health` tells; -1 while it does not answer."""
@@ -152,7 +162,13 @@ class Devnet:
         with open(self.log_path(name), "ab") as log:
             # A session of its own: Ctrl-C at the terminal reaches us alone, and we stop the others in order.
             self.processes[name] = subprocess.Popen(
-                command, cwd=self.directory, env=make_environment(), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.directory,
+                env=make_environment(),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def _wait(self, what: str, is_there: Callable[[], bool], deadline: float) -> None:
@@ -161,7 +177,9 @@ class Devnet:
                 raise Unavailable("the devnet was stopped while it started")
             dead = [name for name, process in self.processes.items() if process.poll() not in (None, -9)]
             if dead:
-                raise Unavailable(f"{dead[0]} ended with code {self.processes[dead[0]].returncode}:\n{self.tail(dead[0])}")
+                raise Unavailable(
+                    f"{dead[0]} ended with code {self.processes[dead[0]].returncode}:\n{self.tail(dead[0])}"
+                )
             if time.monotonic() > deadline:
                 tails = "\n".join(f"--- {name}\n{self.tail(name)}" for name in self.processes)
                 raise Unavailable(f"{what}: not there in time. The ends of the logs in {self.directory}:\n{tails}")

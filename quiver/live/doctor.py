@@ -5,7 +5,6 @@ It changes nothing, and may run beside the node it looks at: a port in use by th
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import os
 import shutil
@@ -179,7 +178,11 @@ async def _chain(config: NodeConfig, path: Path, network: Network, network_path:
         balance = ledger.balance(account)
     finally:
         await ledger.close()
-    if isinstance(config, GatewayConfig) and balance < network.params.channel_deposit_credits and not config.faucet_credits:
+    if (
+        isinstance(config, GatewayConfig)
+        and balance < network.params.channel_deposit_credits
+        and not config.faucet_credits
+    ):
         detail = f"{balance} free credits, a new channel takes {network.params.channel_deposit_credits}"
         fix = "deposit credits; on a test network set faucet_credits"
         return Finding(check="chain", status=Status.WARN, detail=detail, fix=fix)
@@ -226,7 +229,7 @@ async def _date_of(url: str) -> float | None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PEER_TIMEOUT_S)) as session:
             async with session.get(url) as response:
                 text = response.headers.get("Date")
-    except (aiohttp.ClientError, asyncio.TimeoutError):
+    except (TimeoutError, aiohttp.ClientError):
         return None
     return None if text is None else email.utils.parsedate_to_datetime(text).timestamp()
 

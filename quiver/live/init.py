@@ -29,6 +29,13 @@ def _value(value: object) -> str:
     return _text(value) if isinstance(value, str) else str(value)
 
 
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a role adds to the config every node has: further top-level lines, and further sections."""
+
+    settings: str = ""
+    tables: str = ""
+
+
 def write_new(path: Path, text: str) -> None:
     """Write a file that must not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,14 +43,18 @@ def write_new(path: Path, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise UsageError(f"{path} is already there and is not overwritten: choose another directory, or move it away") from error
+        raise UsageError(
+            f"{path} is already there and is not overwritten: choose another directory, or move it away"
+        ) from error
 
 
 def check_absent(*paths: Path) -> None:
     """Before anything is made, so that a refusal leaves nothing half-done."""
     for path in paths:
         if path.exists():
-            raise UsageError(f"{path} is already there and is not overwritten: choose another directory, or move it away")
+            raise UsageError(
+                f"{path} is already there and is not overwritten: choose another directory, or move it away"
+            )
 
 
 def init_network(
@@ -51,7 +62,12 @@ def init_network(
     idle_timeout_s: float = 30.0,
 ) -> Network:  # fmt: skip
     """`network.toml`, and the two nodes it names: one bootstrap and the aggregator, with fixed ports."""
-    check_absent(*(directory / name for name in (NETWORK_FILE, "bootstrap.key", "bootstrap.toml", "aggregator.key", "aggregator.toml")))
+    check_absent(
+        *(
+            directory / name
+            for name in (NETWORK_FILE, "bootstrap.key", "bootstrap.toml", "aggregator.key", "aggregator.toml")
+        )
+    )
     bootstrap = init_role("bootstrap", directory, host=host, port=bootstrap_port, idle_timeout_s=idle_timeout_s)
     aggregator = init_role("aggregator", directory, host=host, port=aggregator_port, idle_timeout_s=idle_timeout_s)
     network = Network(
@@ -80,16 +96,16 @@ def init_role(
     host: str = "127.0.0.1",
     port: int = 0,
     idle_timeout_s: float = 30.0,
-    settings: str = "",
-    tables: str = "",
+    parts: Parts | None = None,
 ) -> KeyPair:
-    """`STEM.key` and `STEM.toml` of one role. `settings` are further top-level lines, `tables` further sections."""
+    """`STEM.key` and `STEM.toml` of one role."""
     stem = stem or role
     config, key = directory / f"{stem}.toml", directory / f"{stem}.key"
     check_absent(config, key)
+    parts = parts or Parts()
     text = _NODE.format(
         role=role, command=f"python -m quiver.live {role} --config {stem}.toml", key=_text(key.name), network=_text(network),
-        store=_text(f"{stem}.sqlite"), host=_text(host), port=port, idle=idle_timeout_s, settings=settings, tables=tables,
+        store=_text(f"{stem}.sqlite"), host=_text(host), port=port, idle=idle_timeout_s, settings=parts.settings, tables=parts.tables,
     )  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     keypair = keyfile.create(key)
@@ -115,17 +131,22 @@ idle_timeout_s = {idle}
 
 
 def gateway_parts(
-    models: Mapping[str, str], *, http_host: str = "127.0.0.1", http_port: int = 8080, policy: str = "power-of-two", faucet_credits: int = 0
-) -> dict[str, str]:
-    """`settings` and `tables` of a gateway's config."""
+    models: Mapping[str, str],
+    *,
+    http_host: str = "127.0.0.1",
+    http_port: int = 8080,
+    policy: str = "power-of-two",
+    faucet_credits: int = 0,
+) -> Parts:
+    """Of a gateway's config."""
     pins = "".join(f"{_text(name)} = {_text(digest)}\n" for name, digest in models.items())
-    return {
-        "settings": (
+    return Parts(
+        settings=(
             "\n# How a provider is chosen: a built-in name, module:Class or file.py:Class.\n"
             f"policy = {_text(policy)}\n"
             f"faucet_credits = {faucet_credits}           # test networks: deposited once, when the account is empty\n"
         ),
-        "tables": (
+        tables=(
             "\n# Names clients may ask for, each pinned to a content digest (`ollama list`, GET /api/tags).\n"
             f"[models]\n{pins}"
             "\n[http]\n"
@@ -134,25 +155,31 @@ def gateway_parts(
             "# Without keys only this machine may ask. sha256: printf %s KEY | sha256sum\n"
             '# [[http.keys]]\n# name = "alice"\n# sha256 = "..."\n# requests_per_s = 5.0\n'
         ),
-    }
+    )
 
 
 def provider_parts(
-    *, url: str = "http://127.0.0.1:11434", kind: str = "ollama", models: Mapping[str, str] | None = None, slots: int = 1
-) -> dict[str, str]:
-    """`settings` and `tables` of a provider's config."""
-    listed = "".join(f"\n[[models]]\nname = {_text(name)}\ndigest = {_text(digest)}\n" for name, digest in (models or {}).items())
-    return {
-        "settings": (
+    *,
+    url: str = "http://127.0.0.1:11434",
+    kind: str = "ollama",
+    models: Mapping[str, str] | None = None,
+    slots: int = 1,
+) -> Parts:
+    """Of a provider's config."""
+    listed = "".join(
+        f"\n[[models]]\nname = {_text(name)}\ndigest = {_text(digest)}\n" for name, digest in (models or {}).items()
+    )
+    return Parts(
+        settings=(
             f"\nslots = {slots}                    # requests the engine runs at once (OLLAMA_NUM_PARALLEL)\n"
             'hardware = ""                # shown to gateways\nregion = ""\n'
         ),
-        "tables": (
+        tables=(
             f"\n[backend]\nurl = {_text(url)}\nkind = {_text(kind)}              # ollama or openai\n"
             "\n# Credits per 10^6 tokens.\n[price]\nprompt = 50000\ncompletion = 150000\nminimum_credits = 1\n"
             "\n# What is on sale; without any, everything the engine holds.\n" + listed
         ),
-    }
+    )
 
 
 def render_network(network: Network) -> str:

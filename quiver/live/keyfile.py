@@ -19,7 +19,9 @@ def create(path: Path) -> KeyPair:
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE)
     except FileExistsError as error:
-        raise UsageError(f"{path} is already there and is not overwritten: choose another directory, or keep using it") from error
+        raise UsageError(
+            f"{path} is already there and is not overwritten: choose another directory, or keep using it"
+        ) from error
     with os.fdopen(file, "wb") as opened:
         opened.write(seed)
         opened.flush()
@@ -34,7 +36,9 @@ def load(path: Path) -> KeyPair:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             seed = file.read(SEED_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"key file {path} cannot be read ({error.strerror}): make one with `init`, or correct `key`") from error
+        raise UsageError(
+            f"key file {path} cannot be read ({error.strerror}): make one with `init`, or correct `key`"
+        ) from error
     if mode & 0o077:
         raise UsageError(f"key file {path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`")
     if len(seed) != SEED_BYTES:

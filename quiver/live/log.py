@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from quiver import trace
-from quiver.identity.peer_id import peer_id_text, public_key_of
 from quiver.errors import MalformedMessage
+from quiver.identity.peer_id import peer_id_text, public_key_of
 from quiver.ids import PeerId
 
 _log = logging.getLogger("quiver.trace")

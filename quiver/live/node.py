@@ -14,8 +14,8 @@ from pathlib import Path
 
 from quiver.dht.service import DhtService
 from quiver.errors import Unavailable, UsageError
-from quiver.ids import PeerId, short
 from quiver.identity.peer_id import peer_id_text
+from quiver.ids import PeerId, short
 from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
@@ -32,7 +32,7 @@ from quiver.live.libp2p.udp import UdpTransport
 from quiver.live.log import LiveTrace, note
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.live.stores.sqlite import SqliteStore
-from quiver.quic.driver import Limits
+from quiver.quic.events import Limits
 from quiver.runtime import Runtime
 from quiver.trace import LedgerMoved
 from quiver.wire import multiaddr

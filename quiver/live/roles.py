@@ -79,7 +79,12 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
             )  # fmt: skip
             settler = Settler(node.runtime, service.channels, node.aggregator)
             await service.start()
-            note(_log, logging.INFO, "serving", models=[f"{one.installed.name} {one.installed.model.hex()}" for one in served])
+            note(
+                _log,
+                logging.INFO,
+                "serving",
+                models=[f"{one.installed.name} {one.installed.model.hex()}" for one in served],
+            )
 
             async def announce() -> None:
                 for one in served:
@@ -146,7 +151,9 @@ async def _after_join(node: Node, then: Callable[[], Coroutine[Any, Any, None]])
 
 
 async def _until(
-    stop: asyncio.Event, *work: Coroutine[Any, Any, None], before_cancel: Callable[[], Coroutine[Any, Any, None]] | None = None
+    stop: asyncio.Event,
+    *work: Coroutine[Any, Any, None],
+    before_cancel: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Run everything until `stop`; a failure of one ends the node."""
     async with Nursery() as nursery:
@@ -160,7 +167,11 @@ async def _until(
                 if before_cancel is not None:
                     await before_cancel()
             except TimeoutError:
-                note(_log, logging.WARNING, "stopped before every delivery was acknowledged; providers hold their receipts")
+                note(
+                    _log,
+                    logging.WARNING,
+                    "stopped before every delivery was acknowledged; providers hold their receipts",
+                )
             finally:
                 nursery.cancel()
 
@@ -187,7 +198,9 @@ def make_backend(config: ProviderConfig, path: Path) -> InferenceBackend:
         return OllamaBackend(backend.url)
     digests = {one.name: parse_digest(one.digest, where=f"{path}: model {one.name!r}") for one in config.models}
     if not digests:
-        raise UsageError(f"{path}: an engine of kind openai does not tell digests: list [[models]] with name and digest")
+        raise UsageError(
+            f"{path}: an engine of kind openai does not tell digests: list [[models]] with name and digest"
+        )
     key = None
     if backend.api_key_file:
         key_path = resolve(path, backend.api_key_file)
@@ -202,7 +215,9 @@ async def choose_models(config: ProviderConfig, backend: InferenceBackend, where
     """What is on sale: the configured models as the engine holds them now, or all it holds. `UsageError` at a difference."""
     installed = {model.name: model for model in await backend.models()}
     if not installed:
-        raise UsageError(f"the engine at {config.backend.url} holds no model: run `ollama pull MODEL`, then start again")
+        raise UsageError(
+            f"the engine at {config.backend.url} holds no model: run `ollama pull MODEL`, then start again"
+        )
     wanted = config.models or tuple(Served(name=name) for name in installed)
     return [_served(config, one, installed, where) for one in wanted]
 
@@ -210,7 +225,9 @@ async def choose_models(config: ProviderConfig, backend: InferenceBackend, where
 def _served(config: ProviderConfig, one: Served, installed: dict[str, InstalledModel], where: str) -> ServedModel:
     model = installed.get(one.name) or installed.get(f"{one.name}:latest")
     if model is None:
-        raise UsageError(f"{where}: the engine has no model {one.name!r}, only {', '.join(sorted(installed))}: pull it or unlist it")
+        raise UsageError(
+            f"{where}: the engine has no model {one.name!r}, only {', '.join(sorted(installed))}: pull it or unlist it"
+        )
     if one.digest and parse_digest(one.digest, where=where) != model.model:
         raise UsageError(
             f"{where}: {one.name!r} is pinned to {one.digest[:12]}..., the engine holds {model.model.hex()[:12]}...: "

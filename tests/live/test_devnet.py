@@ -17,13 +17,13 @@ import ollama
 import openai
 import pytest
 
+from quiver.identity.peer_id import peer_id_text
 from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.client.verify import verify_receipt
 from quiver.live.clock import LiveClock
 from quiver.live.config import load_network, parse_account
 from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
-from quiver.identity.peer_id import peer_id_text
 
 POLICY = f"{Path(__file__).with_name('fewest_open.py')}:FewestOpen"
 
@@ -75,7 +75,11 @@ def command(devnet, *arguments):
 def test_the_openai_client_chats_streams_and_lists(devnet):
     with openai.OpenAI(base_url=f"{devnet.gateway_url}/v1", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == [MOCK_MODEL]
-        question = {"model": MOCK_MODEL, "messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 12}
+        question = {
+            "model": MOCK_MODEL,
+            "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+            "max_tokens": 12,
+        }
         whole = client.chat.completions.create(**question, seed=5)
         assert whole.choices[0].finish_reason == "length" and whole.usage.completion_tokens == 12
         assert whole.usage.prompt_tokens > 0
@@ -94,7 +98,9 @@ def test_the_ollama_client_generates_chats_streams_and_lists(devnet):
         options = {"num_predict": 8, "seed": 3}
         whole = client.generate(model="mock", prompt="Tell me", options=options)
         assert whole.done and whole.eval_count == 8 and whole.prompt_eval_count > 0
-        streamed = [piece.response for piece in client.generate(model="mock", prompt="Tell me", options=options, stream=True)]
+        streamed = [
+            piece.response for piece in client.generate(model="mock", prompt="Tell me", options=options, stream=True)
+        ]
         assert "".join(streamed) == whole.response and len(streamed) > 2
         chat = client.chat(model=MOCK_MODEL, messages=[{"role": "user", "content": "Hello"}], options=options)
         assert chat.message.content and chat.done_reason == "length"
@@ -113,7 +119,9 @@ def test_the_receipt_of_an_answer_verifies_against_its_text_and_its_request(devn
 
 
 def test_the_terminal_client_verifies_and_says_what_is_wrong(devnet):
-    good = command(devnet, "client", "--gateway", devnet.gateway_url, "--model", MOCK_MODEL, "--max-tokens", "5", "--json", "Hi")
+    good = command(
+        devnet, "client", "--gateway", devnet.gateway_url, "--model", MOCK_MODEL, "--max-tokens", "5", "--json", "Hi"
+    )
     assert good.returncode == 0, good.stderr
     answer = json.loads(good.stdout)
     assert answer["completion_tokens"] == 5 and answer["verified"]["request_checked"] is True
@@ -178,11 +186,26 @@ def test_a_provider_killed_in_the_middle_gives_a_clear_error_and_no_false_end(de
     assert events(devnet, "gateway", "request_finished")[-1]["outcome"] == "failed"
 
 
-def test_stopping_is_clean_and_leaves_no_process(devnet):
-    killed = [name for name, process in devnet.processes.items() if process.poll() is not None]
+def test_stopping_during_an_answer_is_clean_and_leaves_no_process(devnet):
+    inject(devnet, "stall:3")
+    held = len(mock_log(devnet, "held"))
+    body = {"model": MOCK_MODEL, "prompt": "Stop during this", "max_tokens": 20}
+    ends = []
+
+    def ask():
+        try:
+            ends.append(httpx.post(f"{devnet.gateway_url}/generate", json=body, timeout=40).status_code)
+        except httpx.TransportError as error:
+            ends.append(type(error).__name__)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: len(mock_log(devnet, "held")) > held, "the stalled request")
+    running = [name for name, process in devnet.processes.items() if process.poll() is None]
     codes = devnet.stop()
-    assert {name: code for name, code in codes.items() if name not in killed} == {
-        name: 0 for name in codes if name not in killed
-    }
+    asking.join()
+    assert {name: codes[name] for name in running} == dict.fromkeys(running, 0)
     assert all(process.poll() is not None for process in devnet.processes.values())
-    assert not [line for name in codes for line in devnet.log_path(name).read_text().splitlines() if "traceback" in line]
+    assert ends and ends != [200]
+    logs = [devnet.log_path(name).read_text() for name in codes]
+    assert not [line for log in logs for line in log.splitlines() if "traceback" in line.lower()]

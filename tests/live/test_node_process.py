@@ -1,0 +1,75 @@
+"""One node as a process: how it ends, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from quiver.live.devnet import free_ports, make_environment
+from quiver.live.init import init_network
+
+
+@pytest.fixture
+def directory(tmp_path):
+    bootstrap, aggregator = free_ports(2, socket.SOCK_DGRAM)
+    init_network(tmp_path, name="net", host="127.0.0.1", bootstrap_port=bootstrap, aggregator_port=aggregator)
+    return tmp_path
+
+
+def start(directory, *, watch=False):
+    """A bootstrap node that is up."""
+    command = [
+        sys.executable,
+        "-m",
+        "quiver.live",
+        *(["--until-stdin-ends"] if watch else []),
+        "bootstrap",
+        "--config",
+        "bootstrap.toml",
+    ]
+    node = subprocess.Popen(
+        command, cwd=directory, env=make_environment(), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while "joined" not in (line := node.stderr.readline()):
+        assert line, "the node ended before it was up"
+    return node
+
+
+def end(node):
+    """Exit code and the rest of its standard error."""
+    rest = node.communicate(timeout=10)[1]
+    return node.returncode, rest
+
+
+def test_a_node_ends_when_its_parent_is_gone(directory):
+    node = start(directory, watch=True)
+    node.stdin.close()
+    node.stdin = None
+    assert end(node)[0] == 0
+
+
+def test_a_signal_stops_a_node_and_a_second_one_finds_its_store_and_port_taken(directory):
+    node = start(directory)
+    other = subprocess.run(
+        [sys.executable, "-m", "quiver.live", "bootstrap", "--config", "bootstrap.toml"],
+        cwd=directory, env=make_environment(), capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+    assert other.returncode == 2 and "in use by another process" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+    node.send_signal(signal.SIGTERM)
+    code, rest = end(node)
+    assert code == 0 and "stopping" in rest
+
+
+def test_an_aggregator_with_another_key_is_refused(directory):
+    (directory / "aggregator.key").unlink()
+    (directory / "bootstrap.key").rename(directory / "aggregator.key")
+    done = subprocess.run(
+        [sys.executable, "-m", "quiver.live", "aggregator", "--config", "aggregator.toml"],
+        cwd=directory, env=make_environment(), capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+    assert done.returncode == 2 and "use the aggregator's own key file" in done.stderr.splitlines()[-1]

@@ -1,0 +1,55 @@
+"""The doctor's table, without a network: what it finds and what it says to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from quiver.live import config, doctor, init
+from quiver.live.__main__ import main
+from quiver.live.doctor import Finding, Status
+
+
+def make_provider(tmp_path):
+    """A provider of a network nobody runs: port 1 answers neither UDP nor TCP."""
+    init.init_network(tmp_path, name="net", host="127.0.0.1", bootstrap_port=1, aggregator_port=2)
+    init.init_role("provider", tmp_path, parts=init.provider_parts(url="http://127.0.0.1:1"))
+    return tmp_path / "provider.toml"
+
+
+def examine(path, monkeypatch):
+    monkeypatch.setattr(doctor, "PEER_TIMEOUT_S", 0.05)
+    return {found.check: found for found in asyncio.run(doctor.examine(config.load_any(path), path))}
+
+
+def test_what_is_down_fails_and_what_is_not_there_yet_warns(tmp_path, monkeypatch):
+    found = examine(make_provider(tmp_path), monkeypatch)
+    assert {check: one.status for check, one in found.items() if one.status is not Status.OK} == {
+        "bootstrap": Status.FAIL, "chain": Status.WARN, "backend": Status.FAIL,
+    }  # fmt: skip
+    assert all(one.fix for one in found.values() if one.status is not Status.OK)
+    assert not doctor.is_well(list(found.values()))
+
+
+def test_an_open_key_and_a_missing_network_file_are_found(tmp_path, monkeypatch):
+    path = make_provider(tmp_path)
+    (tmp_path / "provider.key").chmod(0o644)
+    (tmp_path / "network.toml").unlink()
+    found = examine(path, monkeypatch)
+    assert "chmod 600" in found["key"].fix and found["network"].status is Status.FAIL
+
+
+def test_the_table_shows_the_fix_under_its_finding():
+    lines = doctor.render(
+        [
+            Finding(check="key", status=Status.OK, detail="fine"),
+            Finding(check="disk", status=Status.WARN, detail="full", fix="free some"),
+        ]
+    ).splitlines()
+    assert [line.split() for line in lines] == [["OK", "key", "fine"], ["WARN", "disk", "full"], ["->", "free", "some"]]
+
+
+def test_the_command_exits_with_1_and_speaks_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "PEER_TIMEOUT_S", 0.05)
+    assert main(["doctor", "--config", str(make_provider(tmp_path)), "--json"]) == 1
+    assert {finding["status"] for finding in json.loads(capsys.readouterr().out)} == {"ok", "warn", "fail"}
