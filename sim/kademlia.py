@@ -43,6 +43,10 @@ class KademliaResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     "CPU seconds of this process from the first join to the last lookup."
     digest: str
+    events: int
+    "Heap entries processed."
+    sim_s: float
+    "Simulated seconds."
 
     @property
     def frames(self) -> int:
@@ -148,4 +152,6 @@ def run_kademlia(
         hops_mean=sum(world.hops) / max(len(world.hops), 1),
         cpu_s=time.process_time() - start_s,
         digest=world.trace.digest(),
+        events=world.env.entries,
+        sim_s=world.env.now,
     )

@@ -37,7 +37,8 @@ class Discovery:
         fresh = [info for info in found if info.peer_id != self.runtime.signer.peer_id]
         for info in fresh:
             self.runtime.transport.learn(info)
-        return await self.ask([info.peer_id for info in fresh], model)
+        wanted = self.table.wanted([info.peer_id for info in fresh], model, self.runtime.clock.now())
+        return await self.ask(wanted, model)
 
     async def ask(self, peers: Sequence[PeerId], model: ModelId | None) -> int:
         """Ask each peer for its offers and load, a few at a time."""

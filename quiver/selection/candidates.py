@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from enum import StrEnum
 from types import TracebackType
 
@@ -108,6 +109,8 @@ class CandidateTable:
         self._opening_cost_credits = opening_cost_credits
         self._peers: dict[PeerId, _Peer] = {}
         self._models: dict[ModelId, list[PeerId]] = {}
+        self._next_expiry_s = math.inf
+        "No offer expires earlier: sweeping before is in vain."
         self.panics = 0
         "How often every candidate was ejected, so that the filter was ignored."
 
@@ -203,6 +206,22 @@ class CandidateTable:
         entry = None if peer is None else peer.entries.get(model)
         return entry.offer if entry is not None and entry.expires_s > now else None
 
+    def wanted(self, found: Sequence[PeerId], model: ModelId, now: float) -> list[PeerId]:
+        """Of the peers found in the DHT, those worth asking for an offer: half a lease old, or new while there is room."""
+        room = self._candidates_max - len(self._models.get(model, ()))
+        asked = []
+        for peer_id in found:
+            peer = self._peers.get(peer_id)
+            entry = None if peer is None else peer.entries.get(model)
+            if entry is None:
+                room -= 1
+                if room < 0:
+                    continue
+            elif entry.expires_s - now > self._lease_s / 2:
+                continue
+            asked.append(peer_id)
+        return asked
+
     def peers(self) -> list[PeerId]:
         """Everyone with an offer, expired or not, sorted: whom to ask for a fresh one."""
         return sorted(peer_id for peer_id, peer in self._peers.items() if peer.entries)
@@ -229,6 +248,9 @@ class CandidateTable:
             self._drop(peer_id, model)
         self._forget(
             [peer_id for peer_id, peer in self._peers.items() if peer_id != keep and now >= peer.ejection.forgotten_s]
+        )
+        self._next_expiry_s = min(
+            (entry.expires_s for peer in self._peers.values() for entry in peer.entries.values()), default=math.inf
         )
         return len(expired)
 
@@ -273,6 +295,7 @@ class CandidateTable:
 
     def _put(self, peer: _Peer, offer: Offer, expires_s: float) -> None:
         peer.changes += 1
+        self._next_expiry_s = min(self._next_expiry_s, expires_s)
         entry = peer.entries.get(offer.model)
         if entry is not None:
             entry.offer, entry.expires_s = offer, expires_s
@@ -292,7 +315,8 @@ class CandidateTable:
         """Space for one more offer. What expired goes first, then idle ejected peers, then the newcomer."""
         if self._has_room(peer_id, model):
             return True
-        self.sweep(now, keep=peer_id)
+        if now >= self._next_expiry_s or len(self._peers) >= self._peers_max:
+            self.sweep(now, keep=peer_id)
         if len(self._peers) >= self._peers_max:
             self._forget([idle for idle in self._peers if self._is_idle(idle) and idle != peer_id][:1])
         if len(self._models.get(model, ())) >= self._candidates_max:
