@@ -69,7 +69,12 @@ class Timer(Ready):
     __slots__ = ("_when", "_loop")
 
     def __init__(
-        self, when: float, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context, loop: SimLoop
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: contextvars.Context,
+        loop: SimLoop,
     ) -> None:
         self.callback = callback
         self.args = args

@@ -108,7 +108,11 @@ class Runs:
         for scenario, result in zip(self.scenarios, self.results, strict=True):
             row: dict[str, Any] = {"load": scenario.load}
             for key, value in result.summary.items():
-                row |= {f"{key}_{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+                row |= (
+                    {f"{key}_{name}": inner for name, inner in value.items()}
+                    if isinstance(value, dict)
+                    else {key: value}
+                )
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -130,7 +134,9 @@ class Runs:
             for key, values in self._per_seed(column, quantile, keys).groupby(level=keys, sort=True):
                 estimate, low, high = compute_interval(values.tolist())
                 named = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
-                rows.append(named | {"q": quantile, "estimate": estimate, "low": low, "high": high, "n_seeds": len(values)})
+                rows.append(
+                    named | {"q": quantile, "estimate": estimate, "low": low, "high": high, "n_seeds": len(values)}
+                )
         return pd.DataFrame(rows)
 
     def compare(self, column: str, *, q: float = 0.5, by: str = "policy", baseline: Any) -> pd.DataFrame:

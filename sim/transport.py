@@ -181,7 +181,9 @@ class SimTransport:
                 await stream.send(message)
                 answer = await stream.receive()
                 if answer is None:
-                    raise StreamReset(WireCode.PROTOCOL_VIOLATION, "the peer ended the rpc without an answer", peer_id=peer)
+                    raise StreamReset(
+                        WireCode.PROTOCOL_VIOLATION, "the peer ended the rpc without an answer", peer_id=peer
+                    )
                 stream.finish()
                 return answer
             except BaseException:
@@ -203,7 +205,9 @@ class SimTransport:
             reply, answer = network.pack(protocol, function(asker.peer_id, message))
         except PeerError as error:
             delay_s = network.links.delay_s(self.index, asker.index, 8, now)
-            failure = StreamReset(error.code if isinstance(error, StreamReset) else error.wire_code, str(error), peer_id=self.peer_id)
+            failure = StreamReset(
+                error.code if isinstance(error, StreamReset) else error.wire_code, str(error), peer_id=self.peer_id
+            )
             if delay_s != math.inf:
                 network.loop.deliver_at(now + delay_s, _fail, future, failure)
             return

@@ -97,9 +97,7 @@ class World:
             chain_id=CHAIN_ID, contract=CONTRACT, aggregator=aggregator.account, params=scenario.params,
             verify_session=verifier.verify_session_now,
         )  # fmt: skip
-        self.chain = SimChain(
-            self.contract, SimClock(self.env), trace=self.trace, block_time_s=scenario.block_time_s
-        )
+        self.chain = SimChain(self.contract, SimClock(self.env), trace=self.trace, block_time_s=scenario.block_time_s)
         around = Surroundings(
             env=self.env, network=self.network, chain=self.chain, trace=self.trace, streams=streams, verifier=verifier,
             params=scenario.params, signatures=scenario.signatures, clock_skew_ms=scenario.clock_skew_ms, seed=self.seed,
@@ -113,7 +111,12 @@ class World:
         make = self._policy_factory()
         self.gateways = [
             GatewayNode(
-                around, f"gateway-{number}", scenario.providers + number, policy=make(), models={MODEL_NAME: MODEL}, given=given
+                around,
+                f"gateway-{number}",
+                scenario.providers + number,
+                policy=make(),
+                models={MODEL_NAME: MODEL},
+                given=given,
             )
             for number in range(scenario.gateways)
         ]
@@ -126,7 +129,9 @@ class World:
     def _provider(self, around: Surroundings, number: int) -> ProviderNode:
         scenario, name, profile = self.scenario, f"provider-{number}", self.profiles[number]
         slots = self._slots(profile)
-        installed = InstalledModel(name=MODEL_NAME, model=MODEL, size_bytes=4_920_000_000, warm=True, context_tokens=8192)
+        installed = InstalledModel(
+            name=MODEL_NAME, model=MODEL, size_bytes=4_920_000_000, warm=True, context_tokens=8192
+        )
         factor = self.streams.stream(name, "price").lognormvariate(0.0, PRICE_SIGMA)
         price = Price(prompt=round(50_000 * factor), completion=round(150_000 * factor))
         served = ServedModel(
@@ -204,7 +209,12 @@ class World:
         old = gc.get_threshold()
         gc.set_threshold(100_000, 50, 100)
         try:
-            with tqdm(total=len(self.workload), unit="req", disable=not progress, desc=f"{self.scenario.name} seed {self.seed}") as bar:
+            with tqdm(
+                total=len(self.workload),
+                unit="req",
+                disable=not progress,
+                desc=f"{self.scenario.name} seed {self.seed}",
+            ) as bar:
                 self._bar = bar
                 self.env.run_coroutine(self._main())
             self._check()
@@ -238,13 +248,17 @@ class World:
         rng = self.streams.stream("world", "bootstrap")
         async with Nursery() as nursery:
             for number, node in enumerate(self.providers):
-                known = [self.providers[rng.randrange(number)].runtime.transport.local_info() for _ in range(min(number, 3))]
+                known = [
+                    self.providers[rng.randrange(number)].runtime.transport.local_info() for _ in range(min(number, 3))
+                ]
                 nursery.start(node.start(known, announce=announce))
                 if announce:
                     await clock.sleep(0.05)
         async with Nursery() as nursery:
             for gateway in self.gateways:
-                known = [rng.choice(self.providers).runtime.transport.local_info() for _ in range(3)] if announce else []
+                known = (
+                    [rng.choice(self.providers).runtime.transport.local_info() for _ in range(3)] if announce else []
+                )
                 nursery.start(gateway.start(known))
         async with clock.deadline(120.0):
             while not all(gateway.service.purse.links for gateway in self.gateways):
@@ -269,7 +283,11 @@ class World:
             await clock.sleep(down_s)
             node.revive()
             rng = node.runtime.rng
-            alive = [other for other in rng.sample(self.providers, min(20, len(self.providers))) if other.up and other is not node]
+            alive = [
+                other
+                for other in rng.sample(self.providers, min(20, len(self.providers)))
+                if other.up and other is not node
+            ]
             known = [other.runtime.transport.local_info() for other in alive[:3]]
             try:
                 await node.start(known, announce=self.scenario.discovery == "dht")
@@ -387,4 +405,3 @@ def make_churn(text: str) -> Churn:
     """`none`, `spot`, `ipfs`, or departures per hour."""
     makers: dict[str, Callable[[], Churn]] = {"none": NoChurn, "spot": spot, "ipfs": ipfs}
     return makers[text]() if text in makers else per_hour(float(text))
-

@@ -50,11 +50,13 @@ class GatewayAdmission:
         params = self._params
         if len(request.body) > params.body_bytes_max:
             raise RequestRejected(
-                RejectionReason.TOO_LARGE, f"the request has {len(request.body)} bytes, at most {params.body_bytes_max} are served"
+                RejectionReason.TOO_LARGE,
+                f"the request has {len(request.body)} bytes, at most {params.body_bytes_max} are served",
             )
         if not 1 <= request.max_tokens <= params.max_tokens_limit:
             raise RequestRejected(
-                RejectionReason.BAD_REQUEST, f"max_tokens must be 1 to {params.max_tokens_limit}, not {request.max_tokens}"
+                RejectionReason.BAD_REQUEST,
+                f"max_tokens must be 1 to {params.max_tokens_limit}, not {request.max_tokens}",
             )
         if request.prompt_tokens_estimate < 0 or request.prompt_tokens_estimate > params.max_tokens_limit * 8:
             raise RequestRejected(RejectionReason.TOO_LARGE, f"a prompt of {request.prompt_tokens_estimate} tokens")

@@ -83,11 +83,14 @@ class ProviderLink:
             if signed.body.seq <= self.channel.log.head.seq:
                 continue
             if signed.body.cum - known_cum > self.runtime.params.first_credit:
-                raise ReceiptMismatch("re-sent receipts exceed what we risk on answers we can't recount", peer_id=self.peer)
+                raise ReceiptMismatch(
+                    "re-sent receipts exceed what we risk on answers we can't recount", peer_id=self.peer
+                )
             await self._accept_receipt(signed)
         if answer.head != self.channel.log.head:
             raise ReceiptMismatch(
-                f"provider is at receipt {answer.head.seq}, we are at {self.channel.log.head.seq}, of one channel", peer_id=self.peer
+                f"provider is at receipt {answer.head.seq}, we are at {self.channel.log.head.seq}, of one channel",
+                peer_id=self.peer,
             )
 
     async def run(self) -> None:

@@ -161,10 +161,16 @@ class GatewayService:
             self._finished(session.request, "completed", last.provider, last, "")
         elif isinstance(last, Failure):
             # Nothing was delivered and only load stood in the way: that is a rejection, not a failure.
-            outcome = "rejected" if last.code in (WireCode.BUSY, WireCode.CREDIT) and session.first_token_s is None else "failed"
+            outcome = (
+                "rejected"
+                if last.code in (WireCode.BUSY, WireCode.CREDIT) and session.first_token_s is None
+                else "failed"
+            )
             self._finished(session.request, outcome, session.tried[-1] if session.tried else None, last, last.message)
         else:
-            self._finished(session.request, "cancelled", session.tried[-1] if session.tried else None, None, "client left")
+            self._finished(
+                session.request, "cancelled", session.tried[-1] if session.tried else None, None, "client left"
+            )
 
     def _finished(
         self, request: InferenceRequest, outcome: str, provider: PeerId | None, last: Final | Failure | None, error: str
@@ -227,9 +233,7 @@ class GatewayService:
         )  # fmt: skip
         return offer, best, len(candidates)
 
-    async def _attempt(
-        self, session: Session, offer: Offer, scored: Scored, count: int
-    ) -> AsyncIterator[RequestEvent]:
+    async def _attempt(self, session: Session, offer: Offer, scored: Scored, count: int) -> AsyncIterator[RequestEvent]:
         """One attempt at one provider; its outcome is learned whichever way it ends."""
         runtime, peer, started_s = self.runtime, offer.provider, self.runtime.clock.now()
         error: Unavailable | PeerError | None = None
@@ -307,7 +311,9 @@ class GatewayService:
         if asked != (offer.prompt_price, offer.completion_price, offer.minimum_credits):
             raise PeerError("the quote is not at the offered prices", peer_id=link.peer)
         if not link.channel.reserve(quote.request_id, quote.amount_max):
-            raise Busy(f"the channel holds {link.channel.available} credits, {quote.amount_max} are quoted", retry_after_s=1.0)
+            raise Busy(
+                f"the channel holds {link.channel.available} credits, {quote.amount_max} are quoted", retry_after_s=1.0
+            )
         inbox.delivery = Delivery(quote, inbox.request_hash, self.runtime.params)
         await link.accept(quote.request_id)
         self.runtime.trace.emit(

@@ -28,7 +28,15 @@ def compute_address(public_key: bytes) -> Address:
 class KeyPair:
     """A node's identity key, session key and account key, all derived from one 32-byte secret seed."""
 
-    __slots__ = ("_ed25519_secret", "_session", "public_key", "peer_id", "session_public_key", "session_address", "account")
+    __slots__ = (
+        "_ed25519_secret",
+        "_session",
+        "public_key",
+        "peer_id",
+        "session_public_key",
+        "session_address",
+        "account",
+    )
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != 32:

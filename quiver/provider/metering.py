@@ -15,7 +15,17 @@ from quiver.values.receipt import ChannelHead, ReceiptBody
 class Meter:
     """Counts tokens and hashes bytes as they leave; turns what is new since the last receipt into the next one."""
 
-    __slots__ = ("quote", "prompt_tokens", "completion_tokens", "bytes", "chunks", "_billed", "_params", "_hash", "_request_hash")
+    __slots__ = (
+        "quote",
+        "prompt_tokens",
+        "completion_tokens",
+        "bytes",
+        "chunks",
+        "_billed",
+        "_params",
+        "_hash",
+        "_request_hash",
+    )
 
     def __init__(self, quote: Quote, request_hash: bytes, params: Params) -> None:
         self.quote = quote

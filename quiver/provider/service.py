@@ -158,9 +158,7 @@ class ProviderService:
             raise PeerError("the first frame of an inference stream must be Authorise", peer_id=stream.peer_id)
         channel = await self._authorise(stream.peer_id, frame)
         await stream.send(
-            Authorised(
-                channel=channel.state.channel, head=channel.log.head, unacknowledged=channel.log.unacknowledged
-            )
+            Authorised(channel=channel.state.channel, head=channel.log.head, unacknowledged=channel.log.unacknowledged)
         )
         jobs: dict[RequestId, _Job] = {}
         try:
@@ -221,7 +219,12 @@ class ProviderService:
         return channel
 
     async def _on_frame(
-        self, stream: Stream, channel: ProviderChannel, jobs: dict[RequestId, _Job], nursery: Nursery, frame: InferenceFrame
+        self,
+        stream: Stream,
+        channel: ProviderChannel,
+        jobs: dict[RequestId, _Job],
+        nursery: Nursery,
+        frame: InferenceFrame,
     ) -> None:
         if isinstance(frame, Open):
             await self._on_open(stream, channel, jobs, frame)
@@ -231,7 +234,9 @@ class ProviderService:
                 if job.quote.expires_ms < self.runtime.clock.utc_ms():
                     jobs.pop(frame.request_id)
                     self._close(job)
-                    await stream.send(Error(request_id=frame.request_id, code=WireCode.DEADLINE, message="quote expired"))
+                    await stream.send(
+                        Error(request_id=frame.request_id, code=WireCode.DEADLINE, message="quote expired")
+                    )
                 else:
                     job.accepted_s = self.runtime.clock.now()
                     job.task = nursery.start(self._serve(stream, jobs, job))
@@ -266,7 +271,9 @@ class ProviderService:
         params, request_id = self.runtime.params, frame.request_id
         served = self.models.get(frame.model)
         if frame.channel != channel.state.channel:
-            return Error(request_id=request_id, code=WireCode.NOT_AUTHORISED, message="not the channel of this connection")
+            return Error(
+                request_id=request_id, code=WireCode.NOT_AUTHORISED, message="not the channel of this connection"
+            )
         if served is None:
             return Error(request_id=request_id, code=WireCode.UNKNOWN_MODEL, message="this model is not served here")
         if len(frame.body) > params.body_bytes_max or not 0 < frame.max_tokens <= params.max_tokens_limit:
@@ -345,7 +352,10 @@ class ProviderService:
             last = Error(request_id=request_id, code=WireCode.DEADLINE, message="not finished before the deadline")
         except Unavailable as error:
             last = Error(
-                request_id=request_id, code=WireCode.BACKEND_FAILED, message=str(error), retry_after_s=error.retry_after_s
+                request_id=request_id,
+                code=WireCode.BACKEND_FAILED,
+                message=str(error),
+                retry_after_s=error.retry_after_s,
             )
         except RequestRejected as error:
             last = Error(request_id=request_id, code=WireCode.MALFORMED, message=str(error))
@@ -456,10 +466,14 @@ class ProviderService:
     async def _serve_acks(self, stream: Stream) -> None:
         while (frame := await stream.receive()) is not None:
             assert isinstance(frame, AckFrame)
-            await self._on_acknowledgement(stream.peer_id, self._channel(frame.acknowledgement.channel), frame.acknowledgement)
+            await self._on_acknowledgement(
+                stream.peer_id, self._channel(frame.acknowledgement.channel), frame.acknowledgement
+            )
         stream.finish()
 
-    async def _on_acknowledgement(self, peer: PeerId, channel: ProviderChannel, acknowledgement: Acknowledgement) -> None:
+    async def _on_acknowledgement(
+        self, peer: PeerId, channel: ProviderChannel, acknowledgement: Acknowledgement
+    ) -> None:
         """Verify, count, make durable. A bad one is evidence and ends the stream it came on."""
         runtime, ledger = self.runtime, self.runtime.ledger
         try:

@@ -23,7 +23,12 @@ class Settler:
     """Shares the service's channels. Call `run` as a task."""
 
     def __init__(
-        self, runtime: Runtime, channels: dict[ChannelId, ProviderChannel], aggregator: PeerId, *, claim_cost_credits: int = 0
+        self,
+        runtime: Runtime,
+        channels: dict[ChannelId, ProviderChannel],
+        aggregator: PeerId,
+        *,
+        claim_cost_credits: int = 0,
     ) -> None:
         self.runtime = runtime
         self.channels = channels

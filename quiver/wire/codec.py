@@ -31,13 +31,17 @@ class MessageCodec(Generic[T]):
         """Bytes of one message; `MalformedMessage` if it is larger than a frame may be."""
         data = bytes((VERSION,)) + self._encode(message)
         if len(data) > self.frame_bytes_max:
-            raise MalformedMessage(f"{self.id}: a message of {len(data)} bytes; at most {self.frame_bytes_max} may be sent")
+            raise MalformedMessage(
+                f"{self.id}: a message of {len(data)} bytes; at most {self.frame_bytes_max} may be sent"
+            )
         return data
 
     def decode(self, data: bytes) -> T:
         """The message, or `MalformedMessage` / `UnsupportedVersion`."""
         if len(data) > self.frame_bytes_max:
-            raise MalformedMessage(f"{self.id}: a message of {len(data)} bytes; at most {self.frame_bytes_max} are read")
+            raise MalformedMessage(
+                f"{self.id}: a message of {len(data)} bytes; at most {self.frame_bytes_max} are read"
+            )
         if not data:
             raise MalformedMessage(f"{self.id}: an empty message")
         if data[0] >> 4 != MAJOR:

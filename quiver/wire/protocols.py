@@ -10,7 +10,9 @@ from quiver.wire.codec import MessageCodec
 
 _LIMIT = Params.default().frame_bytes_max
 
-INFERENCE: MessageCodec[InferenceFrame] = MessageCodec("/quiver/inference/1.0.0", InferenceFrame, frame_bytes_max=_LIMIT)
+INFERENCE: MessageCodec[InferenceFrame] = MessageCodec(
+    "/quiver/inference/1.0.0", InferenceFrame, frame_bytes_max=_LIMIT
+)
 ACKS: MessageCodec[AckFrame] = MessageCodec("/quiver/acks/1.0.0", AckFrame, frame_bytes_max=4096)
 RECEIPTS: MessageCodec[ReceiptsFrame] = MessageCodec("/quiver/receipts/1.0.0", ReceiptsFrame, frame_bytes_max=_LIMIT)
 OFFER: MessageCodec[OfferQuestion | OfferAnswer] = MessageCodec(
