@@ -70,7 +70,7 @@ class Jitter:
     """
 
     in_handshake = True
-    BLOCK = 64
+    BLOCK = 8  # a pair that is new to the cache replays at most this many steps, which is what it costs
 
     def __init__(
         self, topology: Topology, streams: Substreams, *, sigma: float | None = None, autocorrelation: float = 0.81,
