@@ -99,6 +99,16 @@ class Lookup:
         """`peer` was silent or broke the protocol: it is out of this lookup."""
         self._open.pop(peer, None)
 
+    def stop(self) -> None:
+        """The caller has enough: nobody else is asked, and the lookup is done."""
+        self._waiting.clear()
+        self._open.clear()
+
+    @property
+    def idle(self) -> bool:
+        """Another question could be open now, and somebody waits to be asked."""
+        return bool(self._waiting) and len(self._open) < self._alpha
+
     @property
     def done(self) -> bool:
         """Nothing that is open or waiting could change the result. Deadlines pass in `next`: call that first."""

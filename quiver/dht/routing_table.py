@@ -59,35 +59,43 @@ class RoutingTable:
             self.buckets[index].on_failed(key, peer_id)
 
     def closest(self, target: int, n: int) -> list[PeerInfo]:
-        """The `n` live peers nearest to `target`, exactly. Nearer buckets come first; inside an uncut bucket any order."""
+        """The `n` live peers nearest to `target`. The set is exact; inside a bucket the order is the bucket's own."""
         buckets = self.buckets
-        depth = len(buckets)
-        distance = self.own_key ^ target
-        start = KEY_BITS - distance.bit_length()
-        # Bit of each bucket, most significant first: 1 where the target and we part ways.
-        bits = distance >> (KEY_BITS - depth)
+        start = KEY_BITS - (self.own_key ^ target).bit_length()
         found: list[PeerInfo] = []
-        # Where the bit is set the bucket lies on the target's side: the shallower, the nearer to the target.
-        for index in range(start, depth):
-            if bits >> (depth - 1 - index) & 1 and (peers := buckets[index].peers):
-                room = n - len(found)
-                if len(peers) >= room:
-                    return found + self._nearest(buckets[index], target, room)
-                found += peers
-        # Elsewhere it lies on ours: the deeper, the nearer.
-        for index in range(depth - 1, -1, -1):
-            if not bits >> (depth - 1 - index) & 1 and (peers := buckets[index].peers):
-                room = n - len(found)
-                if len(peers) >= room:
-                    return found + self._nearest(buckets[index], target, room)
-                found += peers
+        # The target's own bucket is nearest to it, then come all deeper ones, then the shallower, one after the other.
+        if start < len(buckets):
+            found += buckets[start].peers
+            if len(found) >= n:
+                return found if len(found) == n else _cut(buckets[start], target, n)
+            if start + 1 < len(buckets):
+                own_side = len(found)
+                for bucket in buckets[start + 1 :]:
+                    found += bucket.peers
+                if len(found) >= n:
+                    return found if len(found) == n else self._closest_deeper(found[:own_side], start + 1, target, n)
+        for index in range(min(start, len(buckets)) - 1, -1, -1):
+            room = n - len(found)
+            bucket = buckets[index]
+            if len(bucket.peers) >= room:
+                return found + _cut(bucket, target, room)
+            found += bucket.peers
         return found
 
-    def _nearest(self, bucket: KBucket, target: int, n: int) -> list[PeerInfo]:
-        if n == len(bucket.keys):
-            return bucket.peers.copy()
-        peer_at = dict(zip(map(target.__xor__, bucket.keys), bucket.peers, strict=True))
-        return [peer_at[distance] for distance in sorted(peer_at)[:n]]
+    def _closest_deeper(self, found: list[PeerInfo], start: int, target: int, n: int) -> list[PeerInfo]:
+        """Fill `found` up to `n` from the buckets `start` and deeper, which hold more than enough."""
+        buckets, depth = self.buckets, len(self.buckets)
+        # Bit of each bucket, most significant first. Where it is set the target lies on the bucket's side and not on
+        # ours: the shallower, the nearer to the target. Elsewhere: the deeper, the nearer.
+        bits = (self.own_key ^ target) >> (KEY_BITS - depth)
+        differing = [index for index in range(start, depth) if bits >> (depth - 1 - index) & 1]
+        agreeing = [index for index in range(depth - 1, start - 1, -1) if not bits >> (depth - 1 - index) & 1]
+        for index in differing + agreeing:
+            room = n - len(found)
+            if len(buckets[index].peers) >= room:
+                return found + _cut(buckets[index], target, room)
+            found += buckets[index].peers
+        return found
 
     def on_lookup(self, target: int, now: float) -> None:
         """A lookup of `target` starts: its bucket counts as refreshed."""
@@ -99,12 +107,21 @@ class RoutingTable:
         """Buckets in whose range nothing was looked up for `age_s` seconds, shallowest first."""
         return [index for index, bucket in enumerate(self.buckets) if bucket.refreshed_s <= now - age_s]
 
-    def sparse(self) -> list[int]:
-        """Buckets that are shallower than our deepest and not full: where a newcomer has peers to find."""
-        return [index for index, bucket in enumerate(self.buckets[:-1]) if len(bucket.keys) < self.k]
+    def empty(self) -> list[int]:
+        """Buckets without peers, shallower than our deepest: a newcomer's lookup of itself may have passed them by."""
+        return [index for index, bucket in enumerate(self.buckets) if not bucket.peers]
 
     def validate(self) -> None:
         """Own invariants."""
         for index, bucket in enumerate(self.buckets):
             bucket.validate(self.k)
             assert all(KEY_BITS - (self.own_key ^ key).bit_length() == index for key in bucket.keys)
+
+
+def _cut(bucket: KBucket, target: int, n: int) -> list[PeerInfo]:
+    """The `n` peers of a bucket nearest to `target`; it holds at least `n`."""
+    if n == len(bucket.peers):
+        return bucket.peers.copy()
+    distances = [key ^ target for key in bucket.keys]
+    edge = sorted(distances)[n]
+    return [info for distance, info in zip(distances, bucket.peers, strict=True) if distance < edge]

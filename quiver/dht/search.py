@@ -13,7 +13,7 @@ from quiver.dht.lookup import Lookup
 from quiver.dht.routing_table import RoutingTable
 from quiver.errors import PeerError, Unavailable
 from quiver.ids import PeerId
-from quiver.runtime import Nursery, Runtime
+from quiver.runtime import Runtime
 from quiver.values.kad import KadMessage
 from quiver.wire.protocols import KAD
 
@@ -21,7 +21,7 @@ from quiver.wire.protocols import KAD
 class Search:
     """One running lookup. `on_answer` sees each answer and returns True when it has enough."""
 
-    __slots__ = ("_runtime", "_table", "_lookup", "_question", "_on_answer", "_nursery", "_finished")
+    __slots__ = ("_runtime", "_table", "_lookup", "_question", "_on_answer", "_tasks", "_finished")
 
     def __init__(
         self,
@@ -36,45 +36,66 @@ class Search:
         self._lookup = lookup
         self._question = question
         self._on_answer = on_answer
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         """Return when the lookup is done; questions still open are abandoned."""
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        async with Nursery() as self._nursery:
-            if self._ask_more():
-                await self._finished
-                self._nursery.cancel()
+        if not self._ask_more():
+            return
+        try:
+            await self._finished
+        finally:
+            tasks, self._tasks = self._tasks, []
+            for task in tasks:
+                task.cancel()
 
     def _ask_more(self) -> bool:
         """Start a task for each peer the lookup names now."""
-        now, started = self._runtime.clock.now(), False
-        while (peer := self._lookup.next(now)) is not None:
-            self._nursery.start(self._ask(peer))
+        lookup, now = self._lookup, self._runtime.clock.now()
+        started = False
+        while (peer := lookup.next(now)) is not None:
+            task = asyncio.get_running_loop().create_task(self._work(peer))
+            self._tasks = [*[other for other in self._tasks if not other.done()], task]
             started = True
         return started
 
-    async def _ask(self, peer: PeerId | None) -> None:
+    async def _work(self, peer: PeerId) -> None:
+        """Ask until there is nobody to ask for this task; the last one to find the lookup done says so."""
+        try:
+            await self._ask(peer)
+        except Exception as error:
+            self._finish(error)
+        else:
+            if self._lookup.done:
+                self._finish(None)
+
+    def _finish(self, error: Exception | None) -> None:
+        if not self._finished.done():
+            if error is None:
+                self._finished.set_result(None)
+            else:
+                self._finished.set_exception(error)
+
+    async def _ask(self, next_peer: PeerId) -> None:
         lookup, table, question = self._lookup, self._table, self._question
-        transport, clock = self._runtime.transport, self._runtime.clock
+        rpc, now = self._runtime.transport.rpc, self._runtime.clock.now
         timeout_s = self._runtime.params.rpc_timeout_s
+        peer: PeerId | None = next_peer
         while peer is not None:
             info = lookup.info(peer)
             if info.addresses:
-                transport.learn(info)
+                self._runtime.transport.learn(info)
             try:
-                answer = await transport.rpc(peer, KAD, question, timeout_s=timeout_s)
+                answer = await rpc(peer, KAD, question, timeout_s=timeout_s)
             except (Unavailable, PeerError):
                 table.on_failed(peer)
-                lookup.on_failure(peer, clock.now())
+                lookup.on_failure(peer, now())
             else:
                 table.on_seen(info)
-                lookup.on_success(peer, answer.closer, clock.now())
+                lookup.on_success(peer, answer.closer, now())
                 if self._on_answer is not None and self._on_answer(answer):
-                    break
-            peer = lookup.next(clock.now())
-            if peer is not None:
+                    lookup.stop()
+            peer = lookup.next(now())
+            if peer is not None and lookup.idle:
                 self._ask_more()
-            elif not lookup.done:
-                return
-        if not self._finished.done():
-            self._finished.set_result(None)

@@ -105,10 +105,10 @@ class DhtService:
         """Our k nearest to `key`, ourselves if we are the key, never the asker unless it is."""
         nearest = self.table.closest(KEYS[key], self._runtime.params.k)
         if key == self._peer_id:
-            return (self._me, *[info for info in nearest if info.peer_id != peer][: self._runtime.params.k - 1])
-        if key == peer:
-            return tuple(nearest)
-        return tuple([info for info in nearest if info.peer_id != peer])
+            nearest = [self._me, *nearest[: self._runtime.params.k - 1]]
+        if key != peer:
+            nearest = [info for info in nearest if info.peer_id != peer]
+        return tuple(nearest)
 
     def _on_add_provider(self, peer: PeerId, message: KadMessage, now: float) -> KadMessage:
         for info in message.providers:
@@ -124,7 +124,7 @@ class DhtService:
     # ---- asking
 
     async def bootstrap(self, peers: Sequence[PeerInfo]) -> None:
-        """Join: look ourselves up through `peers`, then fill the buckets that are still empty enough.
+        """Join: look ourselves up through `peers`, then look into the buckets that stayed empty.
 
         Raises `Unavailable` when peers were named and none of them answered.
         """
@@ -135,7 +135,7 @@ class DhtService:
             raise Unavailable(
                 f"none of {len(others)} bootstrap peers answered; check their addresses, and that they run", retry_after_s=30.0
             )
-        for index in self.table.sparse():
+        for index in self.table.empty():
             await self._refresh(index)
 
     async def find_node(self, key: bytes) -> list[PeerInfo]:
