@@ -139,9 +139,10 @@ class RejectionReason(StrEnum):
 class RequestRejected(QuiverError):
     """A client's request that we do not serve, and why."""
 
-    def __init__(self, reason: RejectionReason, message: str) -> None:
+    def __init__(self, reason: RejectionReason, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 class SettlementError(QuiverError):

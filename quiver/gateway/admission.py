@@ -66,9 +66,9 @@ class GatewayAdmission:
             raise Busy(f"this gateway has {self.open} requests open, its limit", retry_after_s=1.0)
         wait_s = self._wait_s(principal, now)
         if wait_s > 0:
-            error = RequestRejected(RejectionReason.RATE_LIMITED, f"slower, please: try again in {wait_s:.2f} s")
-            error.retry_after_s = wait_s  # type: ignore[attr-defined]
-            raise error
+            raise RequestRejected(
+                RejectionReason.RATE_LIMITED, f"slower, please: try again in {wait_s:.2f} s", retry_after_s=wait_s
+            )
         self.open += 1
 
     def release(self) -> None:

@@ -27,10 +27,10 @@ class RequestInbox:
         self._error: QuiverError | None = None
 
     def put(self, frame: InferenceFrame) -> bool:
-        """Keep a frame for the reader; False if it is too far behind."""
+        """Keep a frame for the reader; False if it is too far behind. The last frame of a request always has a place."""
         if self.cancelled:
             return True
-        if len(self._frames) >= self._frames_max:
+        if len(self._frames) >= self._frames_max and not self.ended:
             return False
         self._frames.append(frame)
         self._wake()

@@ -22,12 +22,14 @@ from quiver.values.frames import (
     AckFrame,
     Authorise,
     Authorised,
+    Busy,
     Cancel,
     Chunk,
     End,
     Error,
     InferenceFrame,
     Open,
+    Quote,
     ReceiptFrame,
 )  # fmt: skip
 from quiver.values.receipt import SignedReceipt
@@ -115,7 +117,8 @@ class ProviderLink:
             for stream in (self._stream, self._acks):
                 if stream is not None:
                     stream.reset(WireCode.NONE)
-            for inbox in self._inboxes.values():
+            for request_id, inbox in self._inboxes.items():
+                self.channel.release(request_id)
                 inbox.fail(error)
             self._inboxes.clear()
 
@@ -134,19 +137,25 @@ class ProviderLink:
             if isinstance(frame, ReceiptFrame):
                 await self._on_receipt(frame)
                 continue
-            inbox = self._inboxes.get(frame.request_id) if not isinstance(frame, (Authorise, Authorised)) else None
+            if not isinstance(frame, (Busy, Chunk, End, Error, Quote)):
+                raise PeerError(f"a provider may not send {type(frame).__name__} here", peer_id=self.peer)
+            inbox = self._inboxes.get(frame.request_id)
             if inbox is None:
                 raise PeerError(f"{type(frame).__name__} for a request that is not open", peer_id=self.peer)
             if isinstance(frame, Chunk):
                 if inbox.delivery is None:
                     raise PeerError("a chunk before the quote was accepted", peer_id=self.peer)
                 inbox.delivery.on_chunk(frame)
-            elif isinstance(frame, (End, Error)):
+            elif isinstance(frame, (Busy, End, Error)):
                 inbox.ended = True
+                self.channel.release(frame.request_id)
                 del self._inboxes[frame.request_id]
-            if not inbox.put(frame):
-                self.cancel(frame.request_id, WireCode.SLOW_CLIENT)
-                inbox.fail(PeerError("the client does not read", wire_code=WireCode.SLOW_CLIENT))
+            self._pass_on(inbox, frame)
+
+    def _pass_on(self, inbox: RequestInbox, frame: Busy | Chunk | End | Error | Quote | ReceiptFrame) -> None:
+        if not inbox.put(frame):
+            self.cancel(frame.request_id, WireCode.SLOW_CLIENT)
+            inbox.fail(PeerError("the client does not read", wire_code=WireCode.SLOW_CLIENT))
 
     async def _on_receipt(self, frame: ReceiptFrame) -> None:
         inbox = self._inboxes.get(frame.request_id)
@@ -155,8 +164,8 @@ class ProviderLink:
         inbox.delivery.check(frame.receipt.body)
         await self._accept_receipt(frame.receipt)
         inbox.delivery.on_billed(frame.receipt.body)
-        inbox.put(frame)
         self._dirty.set()
+        self._pass_on(inbox, frame)
 
     async def _accept_receipt(self, signed: SignedReceipt) -> None:
         self.channel.check_receipt(signed)
@@ -169,6 +178,10 @@ class ProviderLink:
         """Send a request; its answers come to the inbox."""
         if self._stream is None or not self.up:
             raise PeerUnreachable("not connected to this provider")
+        if frame.request_id in self._inboxes:
+            raise PeerError(
+                "this request is open at the provider already", peer_id=self.peer, wire_code=WireCode.REPLAYED
+            )
         digest = signing.request_hash(frame.request_id, frame.model, frame.max_tokens, frame.body)
         inbox = RequestInbox(frames_max=self.runtime.params.chunk_buffer_max, request_hash=digest)
         self._inboxes[frame.request_id] = inbox
@@ -219,11 +232,11 @@ class ProviderLink:
         if not channel.unsigned or self._acks is None:
             return
         acknowledgement = await sign_acknowledgement(runtime.signer, channel.log.terms, channel.log.head)
-        if acknowledgement.seq != channel.log.head.seq:
-            # A receipt came while we signed: its own round will cover both.
-            self._dirty.set()
+        batch = channel.log.on_signed(acknowledgement)
+        if not batch:
+            # Another round signed a newer head meanwhile.
             return
-        await runtime.store.commit(channel.log.on_signed(acknowledgement))
+        await runtime.store.commit(batch)
         runtime.trace.emit(
             trace.ReceiptAcknowledged(
                 at_s=runtime.clock.now(), node=runtime.signer.peer_id, channel=channel.state.channel,

@@ -17,6 +17,7 @@ from quiver.errors import (
     QuiverError,
     RejectionReason,
     RequestRejected,
+    SettlementError,
     Unavailable,
     WireCode,
 )
@@ -104,7 +105,10 @@ class GatewayService:
     async def _connect(self, offer: Offer) -> ProviderLink:
         if self._nursery is None:
             raise Unavailable("the gateway is not running yet")
-        link = await self.purse.connect(offer, self._nursery)
+        try:
+            link = await self.purse.connect(offer, self._nursery)
+        except SettlementError as error:
+            raise Unavailable(f"no channel to this provider: {error}") from error
         self.table.on_channel(offer.provider, ready=True)
         return link
 
@@ -201,7 +205,7 @@ class GatewayService:
                 return
             except (Unavailable, PeerError) as error:
                 if not session.on_error(error):
-                    yield session.failure(error, delivered_tokens=getattr(error, "delivered_tokens", 0))
+                    yield session.failure(error)
                     return
             finally:
                 await attempt.aclose()  # type: ignore[attr-defined]
@@ -293,7 +297,7 @@ class GatewayService:
             async for event in self._chunks(session, link, inbox, offer):
                 yield event
         finally:
-            link.channel.release(request.request_id)
+            # What is reserved stays so until the provider has sent its last receipt; the link releases it then.
             link.cancel(request.request_id, WireCode.CLIENT_GONE)
             if self._nursery is not None:
                 self.purse.top_up_soon(link, self._nursery)
@@ -358,10 +362,8 @@ class GatewayService:
                     raise PeerError(frame.message, peer_id=link.peer, wire_code=_known_code(frame.code))
                 else:
                     raise PeerError(f"{type(frame).__name__} where an answer was due", peer_id=link.peer)
-        except QuiverError as error:
-            error.delivered_tokens = delivery.tokens  # type: ignore[attr-defined]
-            raise
         finally:
+            session.delivered_tokens = delivery.tokens
             session.paid_credits = delivery.billed_credits
 
     def _final(

@@ -14,8 +14,8 @@ from quiver.values.request import Failure, InferenceRequest
 class Session:
     """Failover only before the first token: an answer that has begun is never begun again elsewhere."""
 
-    __slots__ = ("request", "attempts", "tried", "first_token_s", "dispatched_s", "paid_credits", "quoted_credits", "_params",
-                 "_last_error")  # fmt: skip
+    __slots__ = ("request", "attempts", "tried", "first_token_s", "dispatched_s", "delivered_tokens", "paid_credits",
+                 "quoted_credits", "_params", "_last_error")  # fmt: skip
 
     def __init__(self, request: InferenceRequest, params: Params) -> None:
         self.request = request
@@ -23,6 +23,7 @@ class Session:
         self.tried: list[PeerId] = []
         self.first_token_s: float | None = None
         self.dispatched_s: float | None = None
+        self.delivered_tokens = 0
         self.paid_credits = 0
         self.quoted_credits = 0
         self._params = params
@@ -47,12 +48,12 @@ class Session:
             return self.first_token_s is None and len(self.tried) < 4 * self._params.attempts_max
         return self.first_token_s is None and self.attempts < self._params.attempts_max
 
-    def failure(self, error: QuiverError, *, delivered_tokens: int = 0) -> Failure:
+    def failure(self, error: QuiverError) -> Failure:
         """What the client is told. The last attempt's error says more than 'no provider is left'."""
         told = self._last_error if self._last_error is not None and self.first_token_s is None else error
         retry_after_s = told.retry_after_s if isinstance(told, Unavailable) else None
         return Failure(
-            code=wire_code(told), message=str(told), retry_after_s=retry_after_s, delivered_tokens=delivered_tokens,
+            code=wire_code(told), message=str(told), retry_after_s=retry_after_s, delivered_tokens=self.delivered_tokens,
             attempts=max(self.attempts, 0), paid_credits=self.paid_credits,
         )  # fmt: skip
 

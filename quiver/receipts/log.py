@@ -193,6 +193,7 @@ class PayerLog:
     def __init__(self, terms: ChannelTerms) -> None:
         self._record = PayerRecord(terms=terms)
         self._head = ChannelHead()
+        self._unsigned: deque[ChannelHead] = deque()
 
     @classmethod
     def load(cls, store: Store, terms: ChannelTerms) -> PayerLog:
@@ -224,12 +225,24 @@ class PayerLog:
 
     def on_receipt(self, receipt: SignedReceipt) -> ChannelHead:
         """The next receipt, signature and price verified; the head to acknowledge. Durable with `on_signed`."""
+        if len(self._unsigned) >= UNACKNOWLEDGED_MAX:
+            raise ReceiptMismatch(f"too_many_receipts: {UNACKNOWLEDGED_MAX} wait for our signature already")
         self._head = check_receipt(receipt, self._head, self.terms)
+        self._unsigned.append(self._head)
         return self._head
 
     def on_signed(self, ack: Acknowledgement) -> Batch:
-        """We acknowledge our newest head; commit, then send."""
-        check_acknowledgement(ack, self._head, self.terms.channel)
+        """We acknowledge a head of ours; commit, then send. Empty when a newer one is signed already.
+
+        Signing takes time: receipts that came meanwhile wait for the next acknowledgement.
+        """
+        last = self._record.last
+        if last is not None and ack.seq <= last.seq:
+            return []
+        at = next((head for head in self._unsigned if head.seq == ack.seq), self._head)
+        check_acknowledgement(ack, at, self.terms.channel)
+        while self._unsigned and self._unsigned[0].seq <= ack.seq:
+            self._unsigned.popleft()
         self._record = msgspec.structs.replace(self._record, last=ack)
         return [(PAYER_CHANNELS, self.terms.channel, _ENCODE(self._record))]
 
