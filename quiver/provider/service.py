@@ -22,7 +22,7 @@ from quiver.errors import (
     WireCode,
 )  # fmt: skip
 from quiver.identity import signing
-from quiver.ids import ChannelId, ModelId, PeerId, RequestId
+from quiver.ids import REQUEST_ID_BYTES, ChannelId, ModelId, PeerId, RequestId
 from quiver.ports import InferenceBackend, Stream
 from quiver.provider.admission import SlotAdmission, SlotVerdict
 from quiver.provider.channel import ProviderChannel
@@ -69,7 +69,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
 class _Job:
     """One request between Open and End."""
 
-    __slots__ = ("open", "quote", "channel", "expires_ms", "task", "cancel_code", "accepted_s")
+    __slots__ = ("open", "quote", "channel", "expires_ms", "task", "cancel_code", "accepted_s", "begun")
 
     def __init__(self, frame: Open, quote: Quote, channel: ProviderChannel) -> None:
         self.open = frame
@@ -78,6 +78,8 @@ class _Job:
         self.task: asyncio.Task[None] | None = None
         self.cancel_code: int | None = None
         self.accepted_s = 0.0
+        self.begun = False
+        "Its task runs; one that is cancelled before would never clean up."
 
 
 class ProviderService:
@@ -194,7 +196,11 @@ class ProviderService:
             ledger.chain_id, ledger.contract, frame.channel, frame.gateway, frame.provider, frame.expires_ms
         )
         if not await runtime.verifier.verify_session(state.session, digest, frame.signature):
-            raise BadSignature("Authorise: the session key's signature does not verify", peer_id=peer)
+            raise BadSignature(
+                "Authorise refused: the session key's signature does not verify",
+                peer_id=peer,
+                wire_code=WireCode.NOT_AUTHORISED,
+            )
         channel = self._channel(frame.channel)
         channel.state = state
         if frame.last is not None:
@@ -230,7 +236,11 @@ class ProviderService:
             await self._on_open(stream, channel, jobs, frame)
         elif isinstance(frame, Accept):
             job = jobs.get(frame.request_id)
-            if job is not None and job.task is None:
+            if job is None:
+                await stream.send(
+                    Error(request_id=frame.request_id, code=WireCode.DEADLINE, message="no quote, or it has expired")
+                )
+            elif job.task is None:
                 if job.quote.expires_ms < self.runtime.clock.utc_ms():
                     jobs.pop(frame.request_id)
                     self._close(job)
@@ -248,7 +258,7 @@ class ProviderService:
                     jobs.pop(frame.request_id)
                     self._close(job)
                     await stream.send(self._end(job, None, "cancelled", 0.0))
-                else:
+                elif job.begun:
                     job.task.cancel()
         else:
             raise PeerError(f"a payer may not send {type(frame).__name__} here", peer_id=stream.peer_id)
@@ -278,6 +288,9 @@ class ProviderService:
             return Error(request_id=request_id, code=WireCode.UNKNOWN_MODEL, message="this model is not served here")
         if len(frame.body) > params.body_bytes_max or not 0 < frame.max_tokens <= params.max_tokens_limit:
             return Error(request_id=request_id, code=WireCode.TOO_LARGE, message="body or max_tokens beyond the limit")
+        if len(request_id) != REQUEST_ID_BYTES or frame.prompt_tokens_estimate < 0:
+            # Neither could ever be on a receipt; a negative estimate would even lower the price.
+            return Error(request_id=request_id, code=WireCode.MALFORMED, message="request id or prompt estimate")
         utc_ms = self.runtime.clock.utc_ms()
         self._sweep(jobs, utc_ms)
         verdict = self.admission.check(
@@ -325,13 +338,28 @@ class ProviderService:
     # ---- one request
 
     async def _serve(self, stream: Stream, jobs: dict[RequestId, _Job], job: _Job) -> None:
-        """From Accept to End: wait for a slot, stream pieces, sign for them."""
-        runtime, clock, request_id = self.runtime, self.runtime.clock, job.open.request_id
-        digest = signing.request_hash(request_id, job.open.model, job.open.max_tokens, job.open.body)
-        meter = Meter(job.quote, digest, runtime.params)
-        started_s = clock.now()
-        last: InferenceFrame
+        """From Accept to End. What was quoted stays reserved until the last receipt has turned it into a debt."""
+        digest = signing.request_hash(job.open.request_id, job.open.model, job.open.max_tokens, job.open.body)
+        meter = Meter(job.quote, digest, self.runtime.params)
+        job.begun = True
         try:
+            try:
+                last = await self._answer(stream, job, meter)
+            finally:
+                # From here on a Cancel comes too late.
+                jobs.pop(job.open.request_id, None)
+            await self._bill(stream, job, meter)
+        finally:
+            self._close(job)
+        await stream.send(last)
+
+    async def _answer(self, stream: Stream, job: _Job, meter: Meter) -> End | Error:
+        """Wait for a slot and stream pieces; returns what the payer is told after the last receipt."""
+        clock, request_id = self.runtime.clock, job.open.request_id
+        started_s = clock.now()
+        try:
+            if job.cancel_code is not None:
+                return self._end(job, meter, "cancelled", 0.0)
             await self._slot()
             started_s = clock.now()
             try:
@@ -340,30 +368,25 @@ class ProviderService:
                     reason = await self._stream_pieces(stream, job, meter)
             finally:
                 self._free_slot(clock.now() - started_s)
-            last = self._end(job, meter, reason, started_s - job.accepted_s)
+            return self._end(job, meter, reason, started_s - job.accepted_s)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if job.cancel_code is None or task is None:
                 raise
             # The payer cancelled: what was sent is still owed, so this task lives on for the last receipt.
             task.uncancel()
-            last = self._end(job, meter, "cancelled", started_s - job.accepted_s)
+            return self._end(job, meter, "cancelled", started_s - job.accepted_s)
         except DeadlineExceeded:
-            last = Error(request_id=request_id, code=WireCode.DEADLINE, message="not finished before the deadline")
+            return Error(request_id=request_id, code=WireCode.DEADLINE, message="not finished before the deadline")
         except Unavailable as error:
-            last = Error(
+            return Error(
                 request_id=request_id,
                 code=WireCode.BACKEND_FAILED,
                 message=str(error),
                 retry_after_s=error.retry_after_s,
             )
         except RequestRejected as error:
-            last = Error(request_id=request_id, code=WireCode.MALFORMED, message=str(error))
-        finally:
-            jobs.pop(request_id, None)
-            self._close(job)
-        await self._bill(stream, job, meter)
-        await stream.send(last)
+            return Error(request_id=request_id, code=WireCode.MALFORMED, message=str(error))
 
     async def _stream_pieces(self, stream: Stream, job: _Job, meter: Meter) -> str:
         frame = job.open
@@ -431,8 +454,11 @@ class ProviderService:
         self.admission.running -= 1
 
     async def _bill(self, stream: Stream, job: _Job, meter: Meter) -> None:
-        """Sign for what is new. Shielded: a receipt that has a seq must become durable, whoever cancels the request."""
-        if meter.is_settled:
+        """Sign for what is new. Shielded: a receipt that has a seq must become durable, whoever cancels the request.
+
+        A receipt of ours that is still on its way goes first, so End never overtakes it.
+        """
+        if meter.is_settled and not self._locks[job.channel.state.channel].locked():
             return
         task = asyncio.get_running_loop().create_task(self._issue(stream, job, meter))
         self._issuing[task] = None
