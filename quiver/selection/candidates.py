@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from types import TracebackType
 
@@ -180,15 +180,18 @@ class CandidateTable:
 
     # -- what a gateway asks
 
-    def candidates(self, model: ModelId, now: float) -> list[Candidate]:
-        """Unexpired and not ejected, sorted by peer id. When all are ejected the ejections are ignored: fail open."""
+    def candidates(self, model: ModelId, now: float, *, among: Collection[PeerId] | None = None) -> list[Candidate]:
+        """Unexpired and not ejected, sorted by peer id; `among` limits the question to these peers.
+
+        When all are ejected the ejections are ignored: fail open.
+        """
         step = int(now // AGE_STEP_S)
         healthy: list[Candidate] = []
         ejected: list[Candidate] = []
-        for peer_id in self._models.get(model, ()):
-            peer = self._peers[peer_id]
-            entry = peer.entries[model]
-            if entry.expires_s > now:
+        for peer_id in self._models.get(model, ()) if among is None else sorted(among):
+            peer = self._peers.get(peer_id)
+            entry = None if peer is None else peer.entries.get(model)
+            if peer is not None and entry is not None and entry.expires_s > now:
                 key = (peer.changes, step)
                 candidate = entry.built
                 if candidate is None or entry.built_key != key:
