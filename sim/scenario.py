@@ -20,7 +20,7 @@ import msgspec
 import quiver
 from quiver.errors import UsageError
 from quiver.params import Params
-from sim.workload import Workload
+from sim.workload import Workload, poisson
 
 Plug = Any
 """A registered name, a class, a factory, `module:Class` or `file.py:Class`."""
@@ -222,11 +222,13 @@ def _kademlia_10k() -> Scenario:
 
 
 def _requests_1m() -> Scenario:
-    """As many full requests as fit into two minutes: 8 tokens in 2 chunks, quote, receipt, acknowledgement, no engine."""
+    """360,000 full requests (Poisson, 2,000 per second): 8 tokens in 2 chunks, quote, receipt, acknowledgement, no engine."""
     return Scenario(
         name="requests-1m", providers=32, gateways=4, topology="synthetic", jitter=False, service="instant", output_tokens=8,
-        chunk_tokens=4, discovery="given", slots=64, queue_max=1024, duration_s=1e9,
+        chunk_tokens=4, discovery="given", slots=64, queue_max=1024, duration_s=180.0,
+        workload=poisson(rate_rps=2000.0, duration_s=180.0, input_tokens=64, output_tokens=8),
         params=_params(
+            epoch_ms=60_000,
             channels_max=16, first_credit=1_000_000, credit_limit_max=10_000_000, unproven_credit_max=100_000_000,
             channel_deposit_credits=1_000_000_000,
         ),

@@ -1,0 +1,80 @@
+"""Worlds against limits: Kademlia by the thousand, and full requests. Each repetition is a fresh process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.bench.measure import in_fresh_process, mean
+from tests.bench.report import Goal, Row
+
+MEMORY_LIMIT_BYTES = 250e6
+# Frames per CPU second: one run must be able to repeat the 10,000-node scenario within minutes.
+MESSAGES_LIMIT = 20_000.0
+FOUND_LIMIT = 0.99
+REQUESTS_LIMIT = 3_000.0
+AT_LEAST, AT_MOST = Goal(value=1.0), Goal(value=1.0, at_most=True)
+
+
+def kademlia_rows(*, quick: bool, command: str) -> list[Row]:
+    """Messages per CPU second both ways, targets found, memory."""
+    nodes = 1_000 if quick else 10_000
+    rows, first = [], None
+    for encoded in (False, True):
+        result = in_fresh_process("kademlia", nodes=nodes, encoded=encoded)
+        first = first or result
+        assert result["messages"] == first["messages"], "encoding a frame must not change a run"
+        rate = result["messages_per_cpu_s"]
+        rows.append(
+            Row(
+                name=f"kademlia: {nodes:,} nodes, {nodes:,} lookups, frames {'encoded' if encoded else 'sized'}",
+                ours=f"{rate:,.0f} messages/CPU-s ({result['cpu_s']:.0f} CPU-s)", peer="-",
+                limit=f"{MESSAGES_LIMIT:,.0f} messages/CPU-s", ratios=(rate / MESSAGES_LIMIT,), goal=AT_LEAST, command=command,
+            )
+        )  # fmt: skip
+    assert first is not None
+    rows.append(
+        Row(
+            name=f"kademlia: {nodes:,} nodes, lookups that find their target", ours=f"{first['found']:.2%}", peer="-",
+            limit=f"{FOUND_LIMIT:.0%}", ratios=(first["found"] / FOUND_LIMIT,), goal=AT_LEAST, command=command,
+        )
+    )  # fmt: skip
+    rss = first["rss_bytes"]
+    rows.append(
+        Row(
+            name=f"kademlia: {nodes:,} nodes, peak memory beyond the imported modules", ours=f"{rss / 1e6:.0f} MB", peer="-",
+            limit=f"{MEMORY_LIMIT_BYTES / 1e6:.0f} MB", ratios=(rss / MEMORY_LIMIT_BYTES,), goal=AT_MOST, command=command,
+        )
+    )  # fmt: skip
+    return rows
+
+
+def request_rows(*, quick: bool, command: str) -> list[Row]:
+    """Full requests per CPU second, cheapest and truest fidelity."""
+    repetitions = 2 if quick else 3
+    rows = []
+    for chunks, signatures, duration_s in (("coalesced", "modelled", 15.0), ("token", "real", 5.0)):
+        runs = [
+            in_fresh_process(
+                "requests",
+                duration_s=1.0 if quick else duration_s,
+                chunks=chunks,
+                signatures=signatures,
+                seed=1 + number,
+            )
+            for number in range(repetitions)
+        ]
+        rates = [_rate(run) for run in runs]
+        rows.append(
+            Row(
+                name=f"requests-1m: {runs[0]['requests']:,} full requests, chunks {chunks}, signatures {signatures}",
+                ours=f"{mean(rates):,.0f} requests/CPU-s", peer="-", limit=f"{REQUESTS_LIMIT:,.0f} requests/CPU-s",
+                ratios=tuple(rate / REQUESTS_LIMIT for rate in rates), goal=AT_LEAST, command=command,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _rate(run: dict[str, Any]) -> float:
+    """Completed requests per CPU second; a run that drops some is no measurement."""
+    assert run["completed"] == run["requests"], f"only {run['completed']} of {run['requests']} requests completed"
+    return float(run["completed"]) / float(run["cpu_s"])
