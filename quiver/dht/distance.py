@@ -55,7 +55,9 @@ def _preimages() -> tuple[bytes, ...]:
 def find_key_in_bucket(own: int, index: int, rng: random.Random) -> bytes:
     """Bytes whose key falls into bucket `index` (0 to 11) of the node at `own`; which part of the bucket, `rng` decides."""
     if not 0 <= index < REFRESH_BITS:
-        raise ValueError(f"refresh keys exist for buckets 0 to {REFRESH_BITS - 1}, not {index}: look up the own id instead")
+        raise ValueError(
+            f"refresh keys exist for buckets 0 to {REFRESH_BITS - 1}, not {index}: look up the own id instead"
+        )
     below = REFRESH_BITS - 1 - index
     prefix = (own >> (KEY_BITS - REFRESH_BITS) >> below ^ 1) << below
     return _preimages()[prefix | rng.getrandbits(below) if below else prefix]

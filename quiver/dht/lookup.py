@@ -10,8 +10,9 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from math import inf
 
-from quiver.dht.distance import KEYS
+from quiver.dht.distance import KEY_BITS, KEYS
 from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.values.peer import PeerInfo
@@ -27,7 +28,8 @@ class Lookup:
     """One search for `target` (a keyspace integer)."""
 
     __slots__ = (
-        "target", "asked", "_k", "_alpha", "_width", "_timeout_s", "_questions_max", "_seen", "_waiting", "_open", "_answered",
+        "target", "asked", "_k", "_alpha", "_width", "_timeout_s", "_questions_max", "_seen", "_waiting", "_open", "_expiry_s",
+        "_answered", "_edge",
     )  # fmt: skip
 
     def __init__(
@@ -45,43 +47,49 @@ class Lookup:
         self._waiting: list[Candidate] = []
         self._open: dict[PeerId, tuple[float, Candidate]] = {}
         "Asked and not answered: (deadline, candidate), earliest deadline first."
+        self._expiry_s = inf
+        "No open question has an earlier deadline."
         self._answered: list[Candidate] = []
+        self._edge = 1 << KEY_BITS
+        "Only a peer nearer than this can still change the result."
         self._add(known, 1)
 
     def _add(self, peers: Iterable[PeerInfo], hops: int) -> None:
-        seen, waiting, target, keys = self._seen, self._waiting, self.target, KEYS
-        # Whoever is farther than the peers we need already cannot matter.
-        edge = self._answered[self._width - 1][0] if len(self._answered) >= self._width else -1
+        seen, waiting, target, edge, keys = self._seen, self._waiting, self.target, self._edge, KEYS
         for info in peers:
             peer_id = info.peer_id
             if peer_id not in seen:
                 seen.add(peer_id)
                 distance = keys[peer_id] ^ target
-                if edge < 0 or distance < edge:
+                if distance < edge:
                     heappush(waiting, (distance, hops, info))
 
     def next(self, now: float) -> PeerId | None:
         """Next peer to ask; None while `alpha` questions are open, nobody useful is left, or the lookup is done."""
         opened, waiting = self._open, self._waiting
-        while opened:
-            peer_id, (deadline, _) = next(iter(opened.items()))
-            if deadline > now:
-                break
-            del opened[peer_id]
-        if not waiting or len(opened) >= self._alpha or self.asked >= self._questions_max or not self._is_useful(waiting[0][0]):
+        if now >= self._expiry_s:
+            self._expire(now)
+        if (
+            len(opened) >= self._alpha
+            or not waiting
+            or waiting[0][0] >= self._edge
+            or self.asked >= self._questions_max
+        ):
             return None
         candidate = heappop(waiting)
         peer_id = candidate[2].peer_id
-        opened[peer_id] = (now + self._timeout_s, candidate)
+        deadline_s = now + self._timeout_s
+        if not opened:
+            self._expiry_s = deadline_s
+        opened[peer_id] = (deadline_s, candidate)
         self.asked += 1
         return peer_id
 
-    def _is_useful(self, distance: int) -> bool:
-        """Whether an answer from this far away could change the result."""
-        answered = self._answered
-        if len(answered) >= self._width:
-            return distance < answered[self._width - 1][0] and answered[0][0] != 0
-        return not answered or answered[0][0] != 0
+    def _expire(self, now: float) -> None:
+        for peer_id, (deadline_s, _) in list(self._open.items()):
+            if deadline_s <= now:
+                del self._open[peer_id]
+        self._expiry_s = min([deadline_s for deadline_s, _ in self._open.values()], default=inf)
 
     def info(self, peer: PeerId) -> PeerInfo:
         """Who `next` just named, with addresses."""
@@ -92,8 +100,13 @@ class Lookup:
         entry = self._open.pop(peer, None)
         if entry is None or entry[0] < now:
             return
-        insort(self._answered, entry[1])
-        self._add(closer if len(closer) <= self._k else closer[: self._k], entry[1][1] + 1)
+        candidate, answered = entry[1], self._answered
+        insort(answered, candidate)
+        if answered[0][0] == 0:
+            self._edge = 0
+        elif len(answered) >= self._width:
+            self._edge = answered[self._width - 1][0]
+        self._add(closer if len(closer) <= self._k else closer[: self._k], candidate[1] + 1)
 
     def on_failure(self, peer: PeerId, now: float) -> None:
         """`peer` was silent or broke the protocol: it is out of this lookup."""
@@ -101,20 +114,21 @@ class Lookup:
 
     def stop(self) -> None:
         """The caller has enough: nobody else is asked, and the lookup is done."""
-        self._waiting.clear()
-        self._open.clear()
+        self._edge = 0
 
     @property
     def idle(self) -> bool:
         """Another question could be open now, and somebody waits to be asked."""
-        return bool(self._waiting) and len(self._open) < self._alpha
+        return len(self._open) < self._alpha and bool(self._waiting)
 
     @property
     def done(self) -> bool:
         """Nothing that is open or waiting could change the result. Deadlines pass in `next`: call that first."""
-        if any(self._is_useful(candidate[0]) for _, candidate in self._open.values()):
-            return False
-        return not self._waiting or self.asked >= self._questions_max or not self._is_useful(self._waiting[0][0])
+        edge = self._edge
+        for _, candidate in self._open.values():
+            if candidate[0] < edge:
+                return False
+        return not self._waiting or self._waiting[0][0] >= edge or self.asked >= self._questions_max
 
     @property
     def found(self) -> bool:

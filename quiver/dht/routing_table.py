@@ -44,12 +44,9 @@ class RoutingTable:
         if index == KEY_BITS:
             return
         buckets = self.buckets
-        if index >= len(buckets):
-            self._grow(index)
+        while index >= len(buckets):
+            buckets.append(KBucket())
         buckets[index].on_seen(key, info, self.k)
-
-    def _grow(self, index: int) -> None:
-        self.buckets.extend(KBucket() for _ in range(index + 1 - len(self.buckets)))
 
     def on_failed(self, peer_id: PeerId) -> None:
         """A peer was silent or broke the protocol: forget it."""

@@ -61,27 +61,18 @@ class Search:
         return started
 
     async def _work(self, peer: PeerId) -> None:
-        """Ask until there is nobody to ask for this task; the last one to find the lookup done says so."""
+        """Ask until there is nobody to ask for this task; whoever finds the lookup done says so."""
         try:
             await self._ask(peer)
         except Exception as error:
-            self._finish(error)
-        else:
-            if self._lookup.done:
-                self._finish(None)
-
-    def _finish(self, error: Exception | None) -> None:
-        if not self._finished.done():
-            if error is None:
-                self._finished.set_result(None)
-            else:
+            if not self._finished.done():
                 self._finished.set_exception(error)
 
-    async def _ask(self, next_peer: PeerId) -> None:
+    async def _ask(self, first: PeerId) -> None:
         lookup, table, question = self._lookup, self._table, self._question
         rpc, now = self._runtime.transport.rpc, self._runtime.clock.now
         timeout_s = self._runtime.params.rpc_timeout_s
-        peer: PeerId | None = next_peer
+        peer: PeerId | None = first
         while peer is not None:
             info = lookup.info(peer)
             if info.addresses:
@@ -90,12 +81,16 @@ class Search:
                 answer = await rpc(peer, KAD, question, timeout_s=timeout_s)
             except (Unavailable, PeerError):
                 table.on_failed(peer)
-                lookup.on_failure(peer, now())
+                time_s = now()
+                lookup.on_failure(peer, time_s)
             else:
                 table.on_seen(info)
-                lookup.on_success(peer, answer.closer, now())
+                time_s = now()
+                lookup.on_success(peer, answer.closer, time_s)
                 if self._on_answer is not None and self._on_answer(answer):
                     lookup.stop()
-            peer = lookup.next(now())
+            peer = lookup.next(time_s)
             if peer is not None and lookup.idle:
                 self._ask_more()
+        if lookup.done and not self._finished.done():
+            self._finished.set_result(None)

@@ -8,7 +8,7 @@ can be found by others without a further protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from quiver.dht.distance import KEYS, REFRESH_BITS, find_key_in_bucket
 from quiver.dht.lookup import Lookup
@@ -29,6 +29,8 @@ KEY_BYTES_MAX = 80
 PROVIDED_MAX = 1024
 # Peers to start from that a node remembers, for the day its table is empty.
 BOOTSTRAP_MAX = 64
+# A lookup none of whose k starting points answered starts again from the next k, at most this often in all.
+ROUNDS_MAX = 3
 # A period is stretched or shortened by up to this part, so that nodes do not act in step.
 JITTER = 0.25
 
@@ -70,10 +72,10 @@ class DhtService:
     def on_question(self, peer: PeerId, message: KadMessage) -> KadMessage:
         """Answer one rpc. The asker joins our table; `PeerError` for what we do not serve."""
         kind, key = message.type, message.key
-        if kind is KadType.PING:
-            return message
-        if not 0 < len(key) <= KEY_BYTES_MAX:
-            raise MalformedMessage(f"a {kind.name} key of {len(key)} bytes; 1 to {KEY_BYTES_MAX} are read", peer_id=peer)
+        if not 0 < len(key) <= KEY_BYTES_MAX and kind is not KadType.PING:
+            raise MalformedMessage(
+                f"a {kind.name} key of {len(key)} bytes; 1 to {KEY_BYTES_MAX} are read", peer_id=peer
+            )
         if kind is KadType.FIND_NODE:
             self._on_asker(peer, message.providers)
             return KadMessage(type=kind, key=key, closer=self._closer(peer, key))
@@ -84,6 +86,8 @@ class DhtService:
             return KadMessage(type=kind, key=key, closer=self._closer(peer, key), providers=tuple(providers))
         if kind is KadType.ADD_PROVIDER:
             return self._on_add_provider(peer, message, now)
+        if kind is KadType.PING:
+            return message
         raise PeerError(f"{kind.name} is not served: this network stores provider records only", peer_id=peer)
 
     def _on_asker(self, peer: PeerId, offered: Sequence[PeerInfo]) -> None:
@@ -117,7 +121,9 @@ class DhtService:
                 shared = info if info.addresses else ADDRESSLESS[peer]
                 self.observe(shared)
                 if not self.records.add(message.key, shared, now):
-                    raise PeerError("no room for another provider record", peer_id=peer, wire_code=WireCode.RESOURCE_LIMIT)
+                    raise PeerError(
+                        "no room for another provider record", peer_id=peer, wire_code=WireCode.RESOURCE_LIMIT
+                    )
                 return KadMessage(type=KadType.ADD_PROVIDER, key=message.key)
         raise PeerError("ADD_PROVIDER names no provider that is its sender, with addresses", peer_id=peer)
 
@@ -133,7 +139,8 @@ class DhtService:
         lookup = await self._search(KadType.FIND_NODE, self._peer_id, known=others)
         if others and not lookup.result:
             raise Unavailable(
-                f"none of {len(others)} bootstrap peers answered; check their addresses, and that they run", retry_after_s=30.0
+                f"none of {len(others)} bootstrap peers answered; check their addresses, and that they run",
+                retry_after_s=30.0,
             )
         for index in self.table.empty():
             await self._refresh(index)
@@ -189,7 +196,7 @@ class DhtService:
         kind: KadType,
         key: bytes,
         *,
-        known: Iterable[PeerInfo] = (),
+        known: Sequence[PeerInfo] = (),
         width: int | None = None,
         on_answer: Callable[[KadMessage], bool] | None = None,
         is_found: Callable[[], bool] | None = None,
@@ -197,10 +204,14 @@ class DhtService:
         runtime = self._runtime
         target = KEYS[key]
         self.table.on_lookup(target, runtime.clock.now())
-        start = [*self.table.closest(target, runtime.params.k), *known]
-        lookup = Lookup(target, start, own=self._peer_id, params=runtime.params, width=width)
         question = KadMessage(type=kind, key=key, providers=(self._me,) if self._has_addresses else ())
-        await Search(runtime, self.table, lookup, question, on_answer).run()
+        for _ in range(ROUNDS_MAX):
+            start = [*self.table.closest(target, runtime.params.k), *known]
+            lookup = Lookup(target, start, own=self._peer_id, params=runtime.params, width=width)
+            await Search(runtime, self.table, lookup, question, on_answer).run()
+            # The silent ones have left the table, so another round starts from others.
+            if lookup.result or not len(self.table):
+                break
         found = lookup.found if is_found is None else is_found()
         runtime.trace.emit(
             LookupFinished(

@@ -61,8 +61,15 @@ class World:
         nothing = cast(Any, None)
         return DhtService(
             Runtime(
-                clock=self.clock, transport=transport, store=nothing, signer=nothing, verifier=nothing, ledger=nothing,
-                trace=self.trace, rng=random.Random(number), params=self.params,
+                clock=self.clock,
+                transport=transport,
+                store=nothing,
+                signer=nothing,
+                verifier=nothing,
+                ledger=nothing,
+                trace=self.trace,
+                rng=random.Random(number),
+                params=self.params,
             )  # fmt: skip
         )
 
