@@ -177,10 +177,13 @@ class Bandwidth:
 
     def delay_s(self, src: int, dst: int, size_bytes: int, now: float) -> float:
         """Waiting and sending at both ends."""
-        sent = max(now, self._up_free[src]) + size_bytes * self._up_s_per_byte[src]
+        up_free, down_free = self._up_free[src], self._down_free[dst]
+        sent = (up_free if up_free > now else now) + size_bytes * self._up_s_per_byte[src]
         self._up_free[src] = sent
         # The downlink receives while the uplink sends: it adds time only where it is slower or busy.
-        done = max(sent, max(now, self._down_free[dst]) + size_bytes * self._down_s_per_byte[dst])
+        done = (down_free if down_free > now else now) + size_bytes * self._down_s_per_byte[dst]
+        if done < sent:
+            done = sent
         self._down_free[dst] = done
         return done - now
 

@@ -18,8 +18,9 @@ from tests.bench.report import Machine, Row, compute_interval, make_report
 GROUPS: dict[str, Callable[..., list[Row]]] = {
     "loop": rows_loop.rows,
     "quic": rows_quic.rows,
-    "kademlia": rows_worlds.kademlia_rows,
     "requests": rows_worlds.request_rows,
+    "kademlia": rows_worlds.kademlia_rows,
+    "kademlia-encoded": rows_worlds.kademlia_encoded_rows,
 }
 
 
@@ -62,6 +63,7 @@ def main() -> int:
         if group not in GROUPS:
             parser.error(f"no group is called {group!r}; there are: {', '.join(GROUPS)}")
     options.out.mkdir(parents=True, exist_ok=True)
+    report = options.out / "report.md"
     load_before, commit = os.getloadavg(), _commit()
     rows: list[Row] = []
     for group in groups:
@@ -71,12 +73,13 @@ def main() -> int:
             print(f"{row.met:6} {row.ratio:7.3g}  {row.name}: {row.ours}", flush=True)
         _write(options.out, group, measured)
         rows += measured
-    machine = Machine(
-        commit=commit, cpu=_cpu(), cores=os.cpu_count() or 1, python=f"{platform.python_implementation()} {platform.python_version()}",
-        load_before=load_before, load_after=os.getloadavg(),
-    )  # fmt: skip
-    report = options.out / "report.md"
-    report.write_text(make_report(rows, machine), encoding="utf-8")
+        machine = Machine(
+            commit=commit, cpu=_cpu(), cores=os.cpu_count() or 1,
+            python=f"{platform.python_implementation()} {platform.python_version()}",
+            load_before=load_before, load_after=os.getloadavg(),
+        )  # fmt: skip
+        # After each group, so that an interrupted run leaves what it measured.
+        report.write_text(make_report(rows, machine), encoding="utf-8")
     print(f"wrote {report}")
     return 1 if any(row.met == "FAIL" for row in rows) else 0
 

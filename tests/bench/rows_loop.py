@@ -91,7 +91,7 @@ def run_ours(clients: int, timeout_s: float | None) -> None:
 
 def rows(*, quick: bool, command: str) -> list[Row]:
     """With a timeout armed on each request, and without."""
-    clients, repetitions = (100, 5) if quick else (CLIENTS, 10)
+    clients, repetitions = (100, 5) if quick else (CLIENTS, 6)
     found = []
     for timeout_s, goal in ((TIMEOUT_S, Goal(value=1.5, floor=1.2)), (None, Goal(value=1.0))):
         ours, peer = interleave(

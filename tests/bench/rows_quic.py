@@ -117,7 +117,7 @@ class BarePair:
 
 def rows(*, quick: bool, command: str) -> list[Row]:
     """CPU time of a round trip; the pairs live through all repetitions."""
-    requests, repetitions = (200, 5) if quick else (1000, 10)
+    requests, repetitions = (200, 5) if quick else (1000, 8)
     ours, peer = interleave(partial(OurPair().run, requests), partial(BarePair().run, requests), repetitions)
     return [
         Row(
