@@ -1,24 +1,24 @@
-"""The world around the protocol: SimPy lives here. `from sim import Scenario, World` is all a notebook needs."""
+"""The world around the protocol: SimPy lives here. `from sim import Scenario, World, Workload, export` is all a notebook needs."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from sim.scenario import Scenario as Scenario
-    from sim.world import World as World
+from sim.export import export
 
-__all__ = ["Scenario", "World"]
+if TYPE_CHECKING:
+    from sim.scenario import Scenario
+    from sim.topology import Topology
+    from sim.workload import Workload
+    from sim.world import World
+
+__all__ = ["Scenario", "Topology", "Workload", "World", "export"]
+# Loaded when first named: `python -m sim list` need not wait for all of it.
+_HOMES = {"Scenario": "sim.scenario", "Topology": "sim.topology", "Workload": "sim.workload", "World": "sim.world"}
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded at first use: a test of the event loop needs no pandas."""
-    if name == "Scenario":
-        from sim.scenario import Scenario
-
-        return Scenario
-    if name == "World":
-        from sim.world import World
-
-        return World
-    raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,8 +93,20 @@ class Result:
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("requests", "providers", "epochs"):
             getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
-        (directory / "manifest.json").write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+        # The manifest comes last and whole: where there is one, the rows are complete.
+        partial = directory / "manifest.json.part"
+        partial.write_text(json.dumps(self.manifest, indent=2) + "\n")
+        partial.replace(directory / "manifest.json")
         return directory
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Result:
+        """What `save` wrote."""
+        directory = Path(directory)
+        manifest = json.loads((directory / "manifest.json").read_text())
+        frames = {name: pd.read_parquet(directory / f"{name}.parquet") for name in ("requests", "providers", "epochs")}
+        summary = manifest["summary"]
+        return cls(**frames, summary=summary, manifest=manifest, digest=summary["digest"])
 
     def explain(self, request_id: str) -> pd.Series:
         """The row of one request; `request_id` may be its beginning."""
@@ -127,12 +141,24 @@ def make_manifest(scenario: dict[str, Any], summary: dict[str, Any], data_note: 
     packages = ("simpy", "numpy", "pandas", "networkx", "msgspec", "aioquic")
     return {
         "scenario": scenario, "summary": summary, "data_note": data_note, "quiver": quiver.__version__,
-        "git_commit": _git_commit(), "python": platform.python_version(),
+        "git_commit": _git_commit(), "code": hash_code(), "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "replay": f"python -m sim run {summary['scenario']} --seed {summary['seed']}",
     }  # fmt: skip
 
 
+@cache
+def hash_code() -> str:
+    """16 hex digits over the sources of `quiver` and `sim`: stored rows of other code are not reused."""
+    root = Path(quiver.__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("quiver", "sim") for path in (root / package).rglob("*.py")):
+        if "live" not in path.relative_to(root).parts:
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
 def _git_commit() -> str | None:
     try:
         done = subprocess.run(

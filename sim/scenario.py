@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ import msgspec
 import quiver
 from quiver.errors import UsageError
 from quiver.params import Params
+from sim.source import describe_source
 from sim.workload import Workload, poisson
 
 Plug = Any
@@ -91,7 +91,9 @@ class Scenario:
             ("discovery", ("dht", "given")), ("service", ("engine", "instant")),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
-                raise UsageError(f"scenario {self.name}: {name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+                raise UsageError(
+                    f"scenario {self.name}: {name} is one of {', '.join(choices)}, not {getattr(self, name)!r}"
+                )
         if self.duration_s <= 0 or self.arrivals <= 0 or (self.load is not None and not 0 < self.load):
             raise UsageError(f"scenario {self.name}: duration_s, arrivals and load must be positive")
 
@@ -160,7 +162,7 @@ class Scenario:
 
     def hash(self) -> str:
         """16 hex digits over every field, the sources of plugged-in classes, the version and the workload's checksum."""
-        content = self.describe() | {"version": quiver.__version__, "policy_source": _source(self.policy)}
+        content = self.describe() | {"version": quiver.__version__, "policy_source": describe_source(self.policy)}
         if isinstance(self.workload, str) and self.service == "engine":
             content["workload_checksum"] = self.load_workload(0).checksum()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -171,21 +173,6 @@ def plug_name(plug: Plug) -> str:
     if isinstance(plug, str):
         return plug.rpartition(":")[2] if ":" in plug else plug
     return getattr(plug, "__name__", type(plug).__name__)
-
-
-def _source(plug: Plug) -> str:
-    if isinstance(plug, str):
-        path = plug.rpartition(":")[0]
-        if path.endswith(".py"):
-            with open(path, encoding="utf-8") as file:
-                return file.read()
-        return plug
-    try:
-        return inspect.getsource(plug)
-    except (OSError, TypeError):
-        # Typed into a prompt that keeps no source: its bytecode still tells two versions apart.
-        code = getattr(getattr(plug, "choose", plug), "__code__", None)
-        return repr(plug) if code is None else code.co_code.hex() + repr(code.co_consts)
 
 
 def _read(key: str, text: str, old: Any) -> Any:

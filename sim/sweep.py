@@ -8,9 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -20,8 +21,9 @@ from tqdm.auto import tqdm
 
 from quiver.errors import UsageError
 from sim.plot import Plotter
-from sim.result import Result
+from sim.result import Result, hash_code
 from sim.scenario import Scenario, plug_name
+from sim.source import describe_source, remember
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal's 1.96.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
@@ -51,25 +53,45 @@ class Sweep:
     def __len__(self) -> int:
         return len(self.scenarios) * len(self.seeds)
 
-    def run(self, *, processes: int | None = None, progress: bool = True) -> Runs:
-        """All runs; `processes` defaults to the cores of this machine, 1 runs them here."""
+    def run(self, *, processes: int | None = None, progress: bool = True, directory: Path | str | None = None) -> Runs:
+        """All runs; `processes` defaults to the cores of this machine, 1 runs them here.
+
+        With a `directory` each run is saved there under its run_id, and what is there already (of the same scenario, seed
+        and code) is not run again.
+        """
         jobs = [(scenario, seed) for scenario in self.scenarios for seed in self.seeds]
-        processes = min(processes or os.cpu_count() or 1, len(jobs))
-        results: dict[int, Result] = {}
-        with tqdm(total=len(jobs), unit="run", disable=not progress) as bar:
-            if processes <= 1:
-                for number, (scenario, seed) in enumerate(jobs):
-                    results[number] = _run_one(scenario, seed)
-                    bar.update(1)
-            else:
-                # spawn: a forked child would share the parent's threads and event loops.
-                context = multiprocessing.get_context("spawn")
-                with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=4) as pool:
-                    futures = {pool.submit(_run_pickled, cloudpickle.dumps(job)): n for n, job in enumerate(jobs)}
-                    for future in as_completed(futures):
-                        results[futures[future]] = pickle.loads(future.result())
-                        bar.update(1)
+        stored = [None if directory is None else Path(directory) / f"{s.hash()}-{seed}" for s, seed in jobs]
+        results = {number: result for number, path in enumerate(stored) if (result := _reuse(path)) is not None}
+        missing = {number: job for number, job in enumerate(jobs) if number not in results}
+        with tqdm(total=len(jobs), initial=len(results), unit="run", disable=not progress) as bar:
+            for number, result in _run_all(missing, processes or os.cpu_count() or 1):
+                if (path := stored[number]) is not None:
+                    result.save(path)
+                results[number] = result
+                bar.update(1)
         return Runs(scenarios=[job[0] for job in jobs], results=[results[number] for number in range(len(jobs))])
+
+
+def _reuse(path: Path | None) -> Result | None:
+    """A stored run, if this very code wrote it."""
+    if path is None or not (path / "manifest.json").exists():
+        return None
+    result = Result.load(path)
+    return result if result.manifest["code"] == hash_code() else None
+
+
+def _run_all(jobs: dict[int, tuple[Scenario, int]], processes: int) -> Iterator[tuple[int, Result]]:
+    """(number, result) as they finish."""
+    if min(processes, len(jobs)) <= 1:
+        for number, (scenario, seed) in jobs.items():
+            yield number, _run_one(scenario, seed)
+        return
+    # spawn: a forked child would share the parent's threads and event loops.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, max_tasks_per_child=8) as pool:
+        futures = {pool.submit(_run_pickled, _pickle(*job)): number for number, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], pickle.loads(future.result())
 
 
 def _run_one(scenario: Scenario, seed: int) -> Result:
@@ -78,8 +100,16 @@ def _run_one(scenario: Scenario, seed: int) -> Result:
     return World(scenario, seed).run(progress=False)
 
 
+def _pickle(scenario: Scenario, seed: int) -> bytes:
+    """A class of a notebook travels by value; its source goes along, because the scenario's hash covers it."""
+    source = None if isinstance(scenario.policy, str) else describe_source(scenario.policy)
+    return cloudpickle.dumps((scenario, seed, source))
+
+
 def _run_pickled(job: bytes) -> bytes:
-    scenario, seed = pickle.loads(job)
+    scenario, seed, source = pickle.loads(job)
+    if source is not None:
+        remember(scenario.policy, source)
     return cloudpickle.dumps(_run_one(scenario, seed))
 
 
