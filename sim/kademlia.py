@@ -30,7 +30,7 @@ _PEER_ID_HEAD = bytes.fromhex("002408011220")
 # Nodes a newcomer is told of.
 KNOWN = 3
 # Connections and measured round trips a node keeps: the memory of 10,000 nodes is mostly these.
-CONNECTIONS_MAX = 48
+CONNECTIONS_MAX = 32
 
 
 class KademliaResult(msgspec.Struct, frozen=True, kw_only=True):

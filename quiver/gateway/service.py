@@ -213,7 +213,10 @@ class GatewayService:
     async def _choose(self, session: Session, model: ModelId) -> tuple[Offer, Scored, int]:
         """Ask the policy; `NoProvider` when nobody is left."""
         clock = self.runtime.clock
-        candidates = session.eligible(self.table.candidates(model, clock.now()))
+        # Providers we are connected to first: asking about all that were ever found costs more than the request.
+        candidates = session.eligible(self.table.candidates(model, clock.now(), among=self.purse.links))
+        if not candidates:
+            candidates = session.eligible(self.table.candidates(model, clock.now()))
         if not candidates and not session.tried:
             async with clock.deadline(self.runtime.params.dial_timeout_s):
                 await self.prepare(model)
