@@ -39,16 +39,18 @@ class Search:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """Return when the lookup is done; questions still open are abandoned."""
+        """Return when the lookup is done. Questions still open then run out on their own: they tell the table who is alive."""
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not self._ask_more():
             return
         try:
             await self._finished
-        finally:
-            tasks, self._tasks = self._tasks, []
-            for task in tasks:
+        except BaseException:
+            for task in self._tasks:
                 task.cancel()
+            raise
+        finally:
+            self._tasks = []
 
     def _ask_more(self) -> bool:
         """Start a task for each peer the lookup names now."""
@@ -65,8 +67,9 @@ class Search:
         try:
             await self._ask(peer)
         except Exception as error:
-            if not self._finished.done():
-                self._finished.set_exception(error)
+            if self._finished.done():
+                raise
+            self._finished.set_exception(error)
 
     async def _ask(self, first: PeerId) -> None:
         lookup, table, question = self._lookup, self._table, self._question
@@ -81,10 +84,14 @@ class Search:
                 answer = await rpc(peer, KAD, question, timeout_s=timeout_s)
             except (Unavailable, PeerError):
                 table.on_failed(peer)
+                if self._finished.done():
+                    return
                 time_s = now()
                 lookup.on_failure(peer, time_s)
             else:
                 table.on_seen(info)
+                if self._finished.done():
+                    return
                 time_s = now()
                 lookup.on_success(peer, answer.closer, time_s)
                 if self._on_answer is not None and self._on_answer(answer):
