@@ -5,6 +5,7 @@ Bands are over replications (seeds), never over the requests of one run.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -86,9 +87,9 @@ def _run_all(jobs: dict[int, tuple[Scenario, int]], processes: int) -> Iterator[
         for number, (scenario, seed) in jobs.items():
             yield number, _run_one(scenario, seed)
         return
-    # spawn: a forked child would share the parent's threads and event loops.
+    # spawn: a forked child would share the parent's threads and event loops. No max_tasks_per_child: it can hang (cpython 115634).
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
         futures = {pool.submit(_run_pickled, _pickle(*job)): number for number, job in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], pickle.loads(future.result())
@@ -110,7 +111,10 @@ def _run_pickled(job: bytes) -> bytes:
     scenario, seed, source = pickle.loads(job)
     if source is not None:
         remember(scenario.policy, source)
-    return cloudpickle.dumps(_run_one(scenario, seed))
+    result = cloudpickle.dumps(_run_one(scenario, seed))
+    # A finished world is full of cycles; the next one should not pay for its memory.
+    gc.collect()
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
