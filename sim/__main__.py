@@ -29,10 +29,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="scenarios and what they are").add_argument("--json", action="store_true")
-    run = commands.add_parser("run", help="run a scenario", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = commands.add_parser(
+        "run", help="run a scenario", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     run.add_argument("name", help="a name that `list` shows")
     run.add_argument("--seed", type=int, default=1, help="default 1")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for a field; repeatable")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another value for a field; repeatable"
+    )
     run.add_argument("--out", type=Path, help="write parquet frames and manifest.json into this folder")
     run.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
     data = commands.add_parser("data", help="the folder of real traces")
@@ -75,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "list":
             names = Scenario.names()
-            print(json.dumps(names) if options.json else "\n".join(f"{name:<18} {text}" for name, text in names.items()))
+            print(
+                json.dumps(names) if options.json else "\n".join(f"{name:<18} {text}" for name, text in names.items())
+            )
             return 0
         if options.command == "data":
             if options.action == "status":

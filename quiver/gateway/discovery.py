@@ -12,7 +12,7 @@ from quiver.identity import signing
 from quiver.identity.peer_id import compute_peer_id
 from quiver.ids import ModelId, PeerId
 from quiver.runtime import Nursery, Runtime
-from quiver.selection.candidates import CandidateTable
+from quiver.selection.candidates import CandidateTable, OfferVerdict
 from quiver.values.offer import OfferAnswer, OfferQuestion, SignedOffer
 from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import OFFER
@@ -30,6 +30,8 @@ class Discovery:
         self.runtime = runtime
         self.table = table
         self._find_providers = find_providers
+        self._verified: dict[PeerId, bytes] = {}
+        self._verified_max = runtime.params.candidates_max
 
     async def refresh(self, model: ModelId) -> int:
         """Look the model up and ask who is found; returns how many gave a valid offer."""
@@ -80,6 +82,14 @@ class Discovery:
             raise PeerError("an offer for another chain or contract", peer_id=peer)
         if offer.slots < 1 or min(offer.prompt_price, offer.completion_price, offer.minimum_credits) < 0:
             raise PeerError("an offer with absurd numbers", peer_id=peer)
+        held = self.table.offer(peer, offer.model, runtime.clock.now())
+        if held == offer and self._verified.get(peer) == signed.signature:
+            # A load probe brings the same signed offer again and again: it was verified when it was new.
+            return
         if not await runtime.verifier.verify(offer.public_key, signing.offer_bytes(offer), signed.signature):
             raise BadSignature("an offer's signature does not verify", peer_id=peer)
-        self.table.on_offer(offer, now=runtime.clock.now(), utc_ms=runtime.clock.utc_ms())
+        verdict = self.table.on_offer(offer, now=runtime.clock.now(), utc_ms=runtime.clock.utc_ms())
+        if verdict is OfferVerdict.TAKEN:
+            self._verified[peer] = signed.signature
+            if len(self._verified) > self._verified_max:
+                del self._verified[next(iter(self._verified))]
