@@ -141,7 +141,7 @@ def figure(frame: pd.DataFrame, finding: str) -> Figure:
     axes[1, 2].set_ylabel("rank by TTFT p99 (1 is fastest)")
     axes[1, 2].invert_yaxis()
     for axis in axes.flat:
-        axis.set_xlabel("offered load (share of the mean pool's capacity)")
+        axis.set_xlabel("offered load (share of the pool's capacity)")
     axes[0, 0].legend(fontsize=8)
     plt.close(fig)
     fig.suptitle(QUESTION, fontsize=11, x=0.01, ha="left")
