@@ -26,12 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,notebook,dev]'
 	touch $@
 
-demo: setup  ## one small world, its tables and figures in out/demo
+demo: setup  ## a simulated network of 1,000 providers, then a live one; page and figures in out/demo
 	$(BIN)/python -m experiments.demo --out out/demo
 
 test: lint  ## lint, types, import contracts and every tier but long and bench
 	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(SERIAL))
 	$(if $(SERIAL),$(PYTEST) $(SERIAL))
+	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
 fast: setup  ## unit and property tests only
 	$(PYTEST) -n 2 -x $(wildcard tests/unit tests/property)
