@@ -55,6 +55,8 @@ class Result:
         """Collect what a finished world knows."""
         collector, scenario = world.collector, world.scenario
         requests = make_frame(list(collector.requests.values()), RequestRow)
+        # The world took these clients away when its time was up; to the gateway they left.
+        requests.loc[requests["finished_s"].isna(), "outcome"] = "unfinished"
         providers = make_frame(world.provider_rows(), ProviderRow)
         epochs = make_frame(collector.epochs, EpochRow)
         counted = requests[requests["arrived_s"] >= scenario.warmup_s]
@@ -70,8 +72,8 @@ class Result:
             },
             "nodes": scenario.providers + scenario.gateways + 1, "requests": len(counted),
             "completed": int(outcomes.get("completed", 0)), "rejected": int(outcomes.get("rejected", 0)),
-            "failed": int(outcomes.get("failed", 0)), "cancelled": int(outcomes.get("cancelled", 0)) - world.unfinished,
-            "unfinished": world.unfinished,
+            "failed": int(outcomes.get("failed", 0)), "cancelled": int(outcomes.get("cancelled", 0)),
+            "unfinished": int(outcomes.get("unfinished", 0)),
             "ttft_s": compute_quantiles(completed["ttft_s"]), "tpot_s": compute_quantiles(completed["tpot_s"]),
             "e2e_s": compute_quantiles(completed["e2e_s"]), "prompt_tokens": int(completed["prompt_tokens"].sum()),
             "completion_tokens": int(completed["completion_tokens"].sum()), "receipts": collector.receipts,

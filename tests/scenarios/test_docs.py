@@ -36,6 +36,15 @@ def test_metrics_names_every_key_of_the_summary(result):
     assert columns("summary") == list(result.summary)
 
 
+@pytest.mark.parametrize(
+    ("section", "kind"), [("requests", RequestRow), ("providers", ProviderRow), ("epochs", EpochRow)]
+)
+def test_metrics_names_the_type_of_every_column(section, kind):
+    text = (DOCS / "metrics.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    types = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.MULTILINE))
+    assert {name: kind.replace(" or none", " | None") for name, kind in types.items()} == kind.__annotations__
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_an_example_of_extend_runs(example):
     exec(compile(example, "docs/extend.md", "exec"), {"__name__": "example"})
