@@ -87,13 +87,19 @@ class ContractMachine(RuleBasedStateMachine):
         return channel, data.draw(accounts if state is None else st.just(state.payer) | st.just(state.payer) | accounts)
 
     @initialize()
-    def everybody_has_credits_two_channels_are_open_and_an_epoch_is_committed(self):
+    def a_short_life_of_two_channels(self):
         for account in ACCOUNTS:
             self.deposit_now(account, 200)
         for nonce in (100, 101):
             self.open_now(ACCOUNTS[0], ACCOUNTS[1], ACCOUNTS[2], 50, nonce)
         self.now_ms = PARAMS.epoch_ms
         self.submit_now(AGGREGATOR, self.channels[1], 30, 0)
+        leaf, tree = self.trees[0]
+        ack = acknowledge(ACCOUNTS[2], leaf.channel, leaf.seq, leaf.cum)
+        self.send(Claim(sender=AGGREGATOR, leaf=leaf, proof=tree.proof(1), acknowledgement=ack))
+        self.send(RequestExit(sender=ACCOUNTS[0], channel=self.channels[2]))
+        self.now_ms += round(PARAMS.exit_delay_s * 1000)
+        self.send(FinishExit(sender=ACCOUNTS[0], channel=self.channels[2]))
 
     def submit_now(self, sender, channel, cum, epoch):
         leaf = Leaf(epoch=epoch, channel=channel, cum=cum, seq=1, head=bytes(32))
