@@ -103,9 +103,13 @@ class _File:
 
 
 def _is_importable(value: Any) -> bool:
-    """Lives in a module that an installation has: ours, or a library; not a notebook, a script or a test."""
-    module = value.__module__
-    return module != "__main__" and not module.startswith("quiver_plugin_") and _import_line("x", value) is not None
+    """Lives where every installation has it: here, in the standard library or in a package; not in a notebook or script."""
+    top = value.__module__.partition(".")[0]
+    if top not in ("quiver", "sim") and top not in sys.stdlib_module_names:
+        file = getattr(sys.modules.get(top), "__file__", None) or ""
+        if "site-packages" not in Path(file).parts:
+            return False
+    return _import_line("x", value) is not None
 
 
 def _import_line(name: str, value: Any) -> str | None:
