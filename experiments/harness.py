@@ -4,7 +4,7 @@ QUESTION          one sentence
 scenarios(quick)  -> list of `Scenario`
 summarise(runs)   -> tidy frame, one row a point of the figure
 find(runs)        -> the finding in words, computed from the rows
-figure(frame, finding) -> matplotlib figure
+figure(frame)   -> matplotlib figure
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Experiment(Protocol):
     def scenarios(self, quick: bool) -> list[Scenario]: ...
     def summarise(self, runs: Runs) -> pd.DataFrame: ...
     def find(self, runs: Runs) -> str: ...
-    def figure(self, frame: pd.DataFrame, finding: str) -> Figure: ...
+    def figure(self, frame: pd.DataFrame) -> Figure: ...
 
 
 def run(
@@ -56,7 +56,7 @@ def run(
     frame.to_parquet(out / "summary.parquet", index=False)
     manifest = make_manifest(experiment, runs, finding, wall_s=time.perf_counter() - began_s)
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    style.save(experiment.figure(frame, finding), out / f"{experiment.NAME}.png", caption=f"{finding} {describe(runs)}")
+    style.save(experiment.figure(frame), out / f"{experiment.NAME}.png", caption=f"{finding} {describe(runs)}")
     return finding
 
 

@@ -120,10 +120,10 @@ def find(runs: Runs) -> str:
     return " ".join(told)
 
 
-def figure(frame: pd.DataFrame, finding: str) -> Figure:
+def figure(frame: pd.DataFrame) -> Figure:
     """Latencies over load, what was not completed beside them, and the rank of each policy by p99 TTFT."""
     fig, axes = style.subplots(2, 3, figsize=(12, 7.2))
-    order = [policy for policy in POLICIES if policy in set(frame["policy"])]
+    order = sorted(set(frame["policy"]), key=lambda policy: (*POLICIES, policy).index(policy))
     panels = {
         "ttft_s_p50": (axes[0, 0], "TTFT p50 (s)"), "ttft_s_p99": (axes[0, 1], "TTFT p99 (s)"),
         "e2e_s_p50": (axes[1, 0], "end-to-end p50 (s)"), "e2e_s_p99": (axes[1, 1], "end-to-end p99 (s)"),
