@@ -59,10 +59,15 @@ class Settler:
         await self._claim()
 
     def _has_work(self) -> bool:
+        """Receipts to hand in, or a closed epoch to ask a proof of; an open one can prove nothing yet."""
         session = self.runtime.signer.session_address
-        return bool(self._epochs) or any(
+        current = self._current_epoch()
+        return any(epoch < current for epochs in self._epochs.values() for epoch in epochs) or any(
             channel.log.next_submission(0, session) is not None for channel in self.channels.values()
         )
+
+    def _current_epoch(self) -> int:
+        return self.runtime.clock.utc_ms() // self.runtime.params.epoch_ms
 
     async def _exchange(self) -> None:
         runtime, params = self.runtime, self.runtime.params
@@ -104,7 +109,7 @@ class Settler:
     async def _ask_proof(self, stream: Stream, channel_id: ChannelId) -> None:
         """The newest epoch that is closed proves the most; older ones need no claim of their own."""
         epochs = self._epochs[channel_id]
-        current = self.runtime.clock.utc_ms() // self.runtime.params.epoch_ms
+        current = self._current_epoch()
         for epoch in sorted(epochs, reverse=True):
             if epoch >= current:
                 continue
