@@ -46,6 +46,10 @@ class RequestInbox:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def take(self) -> InferenceFrame | None:
+        """A frame that is here already, or None."""
+        return self._frames.popleft() if self._frames else None
+
     async def get(self) -> InferenceFrame:
         """The next frame. Cancelling loses none."""
         while not self._frames:

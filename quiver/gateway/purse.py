@@ -9,7 +9,8 @@ import asyncio
 
 import msgspec
 
-from quiver.errors import QuiverError, SettlementError, Unavailable
+from quiver import trace
+from quiver.errors import QuiverError, ReceiptMismatch, SettlementError, Unavailable
 from quiver.gateway.link import ProviderLink
 from quiver.gateway.payer import PayerChannel
 from quiver.identity import signing
@@ -17,10 +18,10 @@ from quiver.ids import Address, ChannelId, PeerId, compute_channel_id
 from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.log import PayerLog
 from quiver.runtime import Nursery, Runtime
-from quiver.values.ledger import OpenChannel, TopUp
+from quiver.values.ledger import ChannelState, FinishExit, OpenChannel, RequestExit, TopUp
 from quiver.values.offer import Offer
 
-TABLE = "gateway_channels"
+TABLE, EXITS = "gateway_channels", "gateway_exits"
 _NONCE = b"nonce"
 # A channel is topped up when less than this share of a deposit is left.
 TOP_UP_SHARE = 0.5
@@ -40,7 +41,7 @@ class Purse:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.links: dict[PeerId, ProviderLink] = {}
-        self._dialling: dict[PeerId, asyncio.Lock] = {}
+        self._dials: dict[PeerId, asyncio.Future[ProviderLink]] = {}
         self._topping_up: dict[PeerId, None] = {}
         self._domain = signing.ack_domain(runtime.ledger.chain_id, runtime.ledger.contract)
 
@@ -55,23 +56,77 @@ class Purse:
         return len(self.links) >= self.runtime.params.channels_max
 
     async def connect(self, offer: Offer, nursery: Nursery) -> ProviderLink:
-        """The live link to a provider, after opening its channel and dialling if need be. One dial at a time a peer."""
+        """The live link to a provider, after opening its channel and dialling if need be. One dial at a time a peer.
+
+        Whoever asks meanwhile waits for the same dial; it goes on when the first who asked has given up.
+        """
         peer = offer.provider
-        lock = self._dialling.setdefault(peer, asyncio.Lock())
+        link = self.link(peer)
+        if link is not None:
+            return link
+        dial = self._dials.get(peer)
+        if dial is None:
+            dial = self._dials[peer] = asyncio.get_running_loop().create_future()
+            nursery.start(self._dial(offer, dial, nursery))
+        return await asyncio.shield(dial)
+
+    async def _dial(self, offer: Offer, dial: asyncio.Future[ProviderLink], nursery: Nursery) -> None:
+        peer = offer.provider
         try:
-            async with lock:
-                link = self.link(peer)
-                if link is None:
-                    if peer not in self.links and self.is_full:
-                        raise Unavailable(f"all {self.runtime.params.channels_max} channels are in use")
-                    link = ProviderLink(self.runtime, peer, await self._channel(offer))
-                    await link.connect()
-                    self.links[peer] = link
-                    nursery.start(self._keep(link))
-                return link
+            # A link that went down while its task still cleans up keeps its place: it is the same provider's.
+            if peer not in self.links and self.is_full:
+                raise Unavailable(f"all {self.runtime.params.channels_max} channels are in use")
+            link = ProviderLink(self.runtime, peer, await self._channel(offer))
+            await self._agree(link)
+            self.links[peer] = link
+            nursery.start(self._keep(link))
+            dial.set_result(link)
+        except QuiverError as error:
+            dial.set_exception(error)
+            # Nobody may be waiting any more; then it was not lost, just not asked for.
+            dial.exception()
         finally:
-            if not lock.locked():
-                self._dialling.pop(peer, None)
+            del self._dials[peer]
+            if not dial.done():
+                dial.set_exception(Unavailable("the gateway is stopping"))
+                dial.exception()
+
+    async def _agree(self, link: ProviderLink) -> None:
+        """Connect; a provider whose history of the channel is not ours gets a new channel next time."""
+        try:
+            await link.connect()
+        except ReceiptMismatch:
+            await self._abandon(link)
+            raise
+
+    async def _abandon(self, link: ProviderLink) -> None:
+        """Two histories of one channel can't be joined: ask for the rest back. What was signed for stays the provider's."""
+        runtime, channel = self.runtime, link.channel.state.channel
+        await runtime.store.commit([(TABLE, link.peer, None), (EXITS, channel, b"")])
+        runtime.trace.emit(
+            trace.EvidenceRecorded(
+                at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=link.peer, kind="ReceiptMismatch",
+                detail=f"channel {channel.hex()} abandoned: the provider holds another history than we",
+            )
+        )  # fmt: skip
+
+    async def leave(self) -> None:
+        """One round over abandoned channels: request the exit, finish it once its delay is over."""
+        runtime = self.runtime
+        for key, _ in runtime.store.scan(EXITS):
+            channel = ChannelId(key)
+            state = runtime.ledger.channel(channel)
+            sender = runtime.signer.account
+            try:
+                if state is None or state.closed:
+                    await runtime.store.commit([(EXITS, key, None)])
+                elif state.exit_at_ms is None:
+                    await runtime.ledger.submit(RequestExit(sender=sender, channel=channel))
+                elif state.exit_at_ms <= runtime.clock.utc_ms():
+                    await runtime.ledger.submit(FinishExit(sender=sender, channel=channel))
+            except QuiverError:
+                # A ledger that is away, or whose clock is behind ours: the next round tries again.
+                continue
 
     async def _keep(self, link: ProviderLink) -> None:
         try:
@@ -86,7 +141,7 @@ class Purse:
         row = runtime.store.get(TABLE, peer)
         opened = None if row is None else msgspec.msgpack.decode(row, type=OpenedChannel)
         state = None if opened is None else runtime.ledger.channel(opened.channel)
-        if opened is None or opened.payout != offer.payout or (state is not None and state.closed):
+        if opened is None or opened.payout != offer.payout or (state is not None and not _is_usable(state)):
             opened, state = await self._reserve_nonce(offer), None
         if state is None:
             await runtime.ledger.submit(
@@ -140,3 +195,7 @@ class Purse:
             return
         finally:
             self._topping_up.pop(link.peer, None)
+
+
+def _is_usable(state: ChannelState) -> bool:
+    return not state.closed and state.exit_at_ms is None

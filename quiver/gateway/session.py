@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from quiver.errors import Busy, DeadlineExceeded, PeerError, QuiverError, Unavailable, WireCode
 from quiver.ids import PeerId
@@ -10,12 +11,15 @@ from quiver.params import Params
 from quiver.values.decision import Candidate
 from quiver.values.request import Failure, InferenceRequest
 
+if TYPE_CHECKING:
+    from quiver.gateway.attempt import Attempt
+
 
 class Session:
     """Failover only before the first token: an answer that has begun is never begun again elsewhere."""
 
     __slots__ = ("request", "attempts", "tried", "first_token_s", "dispatched_s", "delivered_tokens", "paid_credits",
-                 "quoted_credits", "_params", "_last_error")  # fmt: skip
+                 "quoted_credits", "attempt", "_params", "_last_error")  # fmt: skip
 
     def __init__(self, request: InferenceRequest, params: Params) -> None:
         self.request = request
@@ -26,6 +30,8 @@ class Session:
         self.delivered_tokens = 0
         self.paid_credits = 0
         self.quoted_credits = 0
+        self.attempt: Attempt | None = None
+        "The one that is under way."
         self._params = params
         self._last_error: QuiverError | None = None
 

@@ -67,7 +67,8 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     completion_tokens: int
     provider: PeerId
     model: ModelId
-    receipt: SignedReceipt
+    receipt: SignedReceipt | None
+    "None only for an empty answer, for which nothing is owed."
     acknowledgement: Acknowledgement | None
     queue_s: float
     attempts: int

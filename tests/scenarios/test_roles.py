@@ -360,12 +360,12 @@ def test_an_expired_or_forged_offer_is_never_a_candidate(fault):
             stage.gateway.runtime,
             stage.gateway.policy,
             {"tiny": MODEL},
-            stage.gateway.service.discovery._find_providers,
+            stage.gateway.service.pool.discovery._find_providers,
         )
-        await fresh.discovery.refresh(MODEL)
+        await fresh.pool.discovery.refresh(MODEL)
         assert fresh.table.candidates(MODEL, stage.clock.now()) == []
         node.service._offers[MODEL] = signed
-        assert await fresh.discovery.refresh(MODEL) == 1
+        assert await fresh.pool.discovery.refresh(MODEL) == 1
         assert len(fresh.table.candidates(MODEL, stage.clock.now())) == 1
 
     Stage().play(story)
@@ -426,7 +426,7 @@ def test_a_restarted_provider_keeps_its_head_and_resends_what_was_not_acknowledg
         node.revive()
         await node.start([], announce=False)
         # The payer's power as well: what it accepted, but never signed, comes again from the provider.
-        await stage.gateway.service.prepare(MODEL)
+        await stage.gateway.service.pool.prepare(MODEL)
         assert stage.channel().log.head == head == stage.link().channel.log.head
         await stage.clock.sleep(1.0)
         assert stage.channel().log.acknowledged == head

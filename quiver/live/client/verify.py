@@ -34,7 +34,7 @@ _ACK_INTS = {"seq": 8, "cum": 8}
 
 def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[str, Any]:
     """The `quiver` object: who answered, what it cost, and the signatures."""
-    ack = final.acknowledgement
+    ack, receipt = final.acknowledgement, final.receipt
     return {
         "request_id": request_id.hex(),
         "model": final.model.hex(),
@@ -44,7 +44,8 @@ def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[st
         "queue_s": final.queue_s,
         "paid_credits": final.paid_credits,
         "quoted_credits": final.quoted_credits,
-        "receipt": {"body": _plain(final.receipt.body), "signature": final.receipt.signature.hex()},
+        # Nothing is owed for an empty answer, so nobody signed for one.
+        "receipt": None if receipt is None else {"body": _plain(receipt.body), "signature": receipt.signature.hex()},
         "acknowledgement": None if ack is None else _plain(ack),
     }
 

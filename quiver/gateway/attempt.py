@@ -1,0 +1,160 @@
+"""One try at one provider, from Open to End.
+
+Rules of this file: it awaits and moves values; what was delivered is `Delivery`'s to say, whether to try elsewhere `Session`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from quiver import trace
+from quiver.errors import BadSignature, Busy, PeerError, PeerUnreachable, WireCode
+from quiver.gateway.delivery import Delivery
+from quiver.gateway.inbox import RequestInbox
+from quiver.gateway.link import ProviderLink
+from quiver.gateway.session import Session
+from quiver.runtime import Runtime
+from quiver.selection.candidates import InFlight
+from quiver.values import frames
+from quiver.values.offer import Offer
+from quiver.values.receipt import SignedReceipt
+from quiver.values.request import Final, TokenChunk
+
+Connect = Callable[[Offer], Awaitable[ProviderLink]]
+"""The live link to a provider, dialled and funded if need be."""
+
+
+class Attempt:
+    """`next()` until `Final`; `close()` whichever way it ends."""
+
+    __slots__ = (
+        "offer", "link", "started_s", "first_token_s", "_runtime", "_session", "_guard", "_connect", "_inbox", "_delivery", "_receipt",
+    )  # fmt: skip
+
+    def __init__(self, runtime: Runtime, session: Session, offer: Offer, guard: InFlight, connect: Connect) -> None:
+        self.offer = offer
+        self.link: ProviderLink | None = None
+        self.started_s = runtime.clock.now()
+        self.first_token_s: float | None = None
+        self._runtime = runtime
+        self._session = session
+        self._guard = guard
+        self._connect = connect
+        self._inbox: RequestInbox | None = None
+        self._delivery: Delivery | None = None
+        self._receipt: SignedReceipt | None = None
+
+    async def _begin(self) -> tuple[ProviderLink, RequestInbox]:
+        """Send the request, hold the quote against the offer, reserve its maximum and accept."""
+        runtime, request, offer = self._runtime, self._session.request, self.offer
+        link = self.link = await self._connect(offer)
+        inbox = self._inbox = await link.open(
+            frames.Open(
+                request_id=request.request_id, channel=link.channel.state.channel, model=offer.model,
+                dialect=request.dialect, max_tokens=request.max_tokens,
+                prompt_tokens_estimate=request.prompt_tokens_estimate, deadline_ms=request.deadline_ms, qos=request.qos,
+                seed=request.seed, sealed=request.sealed, prefix_hashes=request.prefix_hashes, body=request.body,
+            )
+        )  # fmt: skip
+        async with runtime.clock.deadline(runtime.params.quote_timeout_s):
+            quote = self._check_quote(link, await inbox.get())
+            if not link.channel.reserve(quote.request_id, quote.amount_max):
+                raise Busy(
+                    f"the channel holds {link.channel.available} credits, {quote.amount_max} are quoted",
+                    retry_after_s=1.0,
+                )
+            self._delivery = inbox.delivery = Delivery(quote, inbox.request_hash, runtime.params)
+            await link.accept(quote.request_id)
+        self._session.quoted_credits = quote.amount_max
+        runtime.trace.emit(
+            trace.RequestQuoted(
+                at_s=runtime.clock.now(), node=runtime.signer.peer_id, request_id=quote.request_id, provider=link.peer,
+                amount_max=quote.amount_max,
+            )
+        )  # fmt: skip
+        return link, inbox
+
+    def _check_quote(self, link: ProviderLink, frame: frames.InferenceFrame) -> frames.Quote:
+        if isinstance(frame, frames.Busy):
+            raise Busy("the provider has no room now", retry_after_s=frame.retry_after_s)
+        if isinstance(frame, frames.Error):
+            raise PeerError(frame.message, peer_id=link.peer, wire_code=_known_code(frame.code))
+        if not isinstance(frame, frames.Quote):
+            raise PeerError(f"{type(frame).__name__} where a quote was due", peer_id=link.peer)
+        offer = self.offer
+        asked = (frame.prompt_price, frame.completion_price, frame.minimum_credits)
+        if asked != (offer.prompt_price, offer.completion_price, offer.minimum_credits):
+            raise PeerError("the quote is not at the offered prices", peer_id=link.peer)
+        return frame
+
+    async def next(self) -> TokenChunk | Final:
+        """The next piece of the answer as it arrives; `Unavailable` or `PeerError` when there will be none."""
+        link, inbox, clock = self.link, self._inbox, self._runtime.clock
+        if link is None or inbox is None:
+            link, inbox = await self._begin()
+        while True:
+            frame = inbox.take()
+            if frame is None:
+                async with clock.deadline(self._patience_s()):
+                    frame = await inbox.get()
+            if isinstance(frame, frames.Chunk):
+                if self.first_token_s is None:
+                    self._on_first_token(link)
+                return TokenChunk(text=frame.text, tokens=frame.tokens)
+            if isinstance(frame, frames.ReceiptFrame):
+                self._receipt = frame.receipt
+            elif isinstance(frame, frames.End):
+                return self._final(link, frame)
+            elif isinstance(frame, frames.Error):
+                raise PeerError(frame.message, peer_id=link.peer, wire_code=_known_code(frame.code))
+            else:
+                raise PeerError(f"{type(frame).__name__} where an answer was due", peer_id=link.peer)
+
+    def _patience_s(self) -> float:
+        """How long the next frame may take, seconds."""
+        left_s = (self._session.request.deadline_ms - self._runtime.clock.utc_ms()) / 1000
+        return left_s if self.first_token_s is not None else min(left_s, self._runtime.params.first_token_timeout_s)
+
+    def _on_first_token(self, link: ProviderLink) -> None:
+        runtime, session = self._runtime, self._session
+        self.first_token_s = session.first_token_s = runtime.clock.now()
+        runtime.trace.emit(
+            trace.FirstToken(
+                at_s=self.first_token_s, node=runtime.signer.peer_id, request_id=session.request.request_id,
+                provider=link.peer,
+            )
+        )  # fmt: skip
+
+    def _final(self, link: ProviderLink, end: frames.End) -> Final:
+        """Complete only with all chunks and a valid receipt over them; an empty answer owes nothing and has none."""
+        delivery, receipt, session = self._delivery, self._receipt, self._session
+        assert delivery is not None
+        if end.chunks != delivery.chunks:
+            raise PeerUnreachable(f"{delivery.chunks} of {end.chunks} chunks arrived")
+        if receipt is None and delivery.chunks:
+            raise BadSignature("the answer ended without a receipt", peer_id=link.peer)
+        last = link.channel.log.last
+        covered = last is not None and receipt is not None and last.seq >= receipt.body.seq
+        return Final(
+            done_reason=end.done_reason, prompt_tokens=delivery.billed_prompt if receipt else end.prompt_tokens,
+            completion_tokens=delivery.billed_completion, provider=link.peer, model=self.offer.model, receipt=receipt,
+            acknowledgement=last if covered else None, queue_s=end.queue_s, attempts=session.attempts,
+            paid_credits=delivery.billed_credits, quoted_credits=session.quoted_credits,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """No more frames are wanted. What is reserved stays so until the provider has sent its last receipt."""
+        self._guard.release()
+        if self.link is None:
+            return
+        self.link.cancel(self._session.request.request_id, WireCode.CLIENT_GONE)
+        if self._delivery is not None:
+            self._session.delivered_tokens = self._delivery.tokens
+            self._session.paid_credits = self._delivery.billed_credits
+
+
+def _known_code(code: int) -> WireCode:
+    try:
+        return WireCode(code)
+    except ValueError:
+        return WireCode.INTERNAL
