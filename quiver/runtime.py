@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -20,19 +20,22 @@ from quiver.ports import Clock, Ledger, Signer, Store, Trace, Transport, Verifie
 class Deadline:
     """`async with Deadline(seconds)`: the body raises `DeadlineExceeded` when it takes longer. Serves `Clock.deadline`."""
 
-    __slots__ = ("_seconds", "_task", "_timer", "_expired", "_cancelling")
+    __slots__ = ("_seconds", "_loop", "_task", "_timer", "_expired", "_cancelling")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """`loop` is the running one, for a caller that knows it: asking asyncio costs a system call each time."""
         self._seconds = seconds
+        self._loop = loop
         self._expired = False
 
     async def __aenter__(self) -> None:
-        task = asyncio.current_task()
+        loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         if task is None:
             raise UsageError("a deadline needs a task around it")
         self._task = task
         self._cancelling = task.cancelling()
-        self._timer = asyncio.get_running_loop().call_later(max(self._seconds, 0.0), self._expire)
+        self._timer = loop.call_later(max(self._seconds, 0.0), self._expire)
 
     def _expire(self) -> None:
         self._expired = True
@@ -47,6 +50,41 @@ class Deadline:
             raise DeadlineExceeded(f"not done within {self._seconds:g} s") from error
 
 
+class Alarm:
+    """A deadline that moves: waits in a row share one timer, which looks again when it fires too early."""
+
+    __slots__ = ("_loop", "_on_expired", "_due_s", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_expired: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_expired = on_expired
+        self._due_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float) -> None:
+        """Call `on_expired` in `seconds`, unless `set` or `cancel` is called before."""
+        self._due_s = self._loop.time() + max(seconds, 0.0)
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= self._due_s:
+                return
+            timer.cancel()
+        self._timer = self._loop.call_at(self._due_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self._due_s:
+            self._on_expired()
+        else:
+            self._timer = self._loop.call_at(self._due_s, self._look)
+
+    def cancel(self) -> None:
+        """Never call it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class Nursery:
     """Tasks that end with the block. The first failure cancels the others, in the order they were started."""
 
@@ -55,10 +93,11 @@ class Nursery:
         self._failure: BaseException | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._interrupted = False
+        self._loop = asyncio.get_running_loop()
 
     def start(self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run `coroutine` beside the block. Finished tasks are forgotten, so a long-lived nursery stays small."""
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        task = self._loop.create_task(coroutine, name=name)
         self._tasks[task] = None
         task.add_done_callback(self._on_done)
         return task
@@ -83,7 +122,7 @@ class Nursery:
         return len(self._tasks)
 
     async def __aenter__(self) -> Nursery:
-        self._owner = asyncio.current_task()
+        self._owner = asyncio.current_task(self._loop)
         return self
 
     async def __aexit__(

@@ -42,7 +42,7 @@ class SimClock:
         await future
 
     def deadline(self, seconds: float) -> Deadline:
-        return Deadline(seconds)
+        return Deadline(seconds, self._env.loop)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -48,16 +48,17 @@ class Attempt:
         """Send the request, hold the quote against the offer, reserve its maximum and accept."""
         runtime, request, offer = self._runtime, self._session.request, self.offer
         link = self.link = await self._connect(offer)
-        inbox = self._inbox = await link.open(
-            frames.Open(
-                request_id=request.request_id, channel=link.channel.state.channel, model=offer.model,
-                dialect=request.dialect, max_tokens=request.max_tokens,
-                prompt_tokens_estimate=request.prompt_tokens_estimate, deadline_ms=request.deadline_ms, qos=request.qos,
-                seed=request.seed, sealed=request.sealed, prefix_hashes=request.prefix_hashes, body=request.body,
-            )
+        opened = frames.Open(
+            request_id=request.request_id, channel=link.channel.state.channel, model=offer.model, dialect=request.dialect,
+            max_tokens=request.max_tokens, prompt_tokens_estimate=request.prompt_tokens_estimate,
+            deadline_ms=request.deadline_ms, qos=request.qos, seed=request.seed, sealed=request.sealed,
+            prefix_hashes=request.prefix_hashes, body=request.body,
         )  # fmt: skip
-        async with runtime.clock.deadline(runtime.params.quote_timeout_s):
-            quote = self._check_quote(link, await inbox.get())
+        timeout_s = runtime.params.quote_timeout_s
+        # Sending waits too, for a provider that does not read.
+        async with runtime.clock.deadline(timeout_s):
+            inbox = self._inbox = await link.open(opened)
+            quote = self._check_quote(link, await inbox.get(timeout_s))
             if not link.channel.reserve(quote.request_id, quote.amount_max):
                 raise Busy(
                     f"the channel holds {link.channel.available} credits, {quote.amount_max} are quoted",
@@ -89,14 +90,11 @@ class Attempt:
 
     async def next(self) -> TokenChunk | Final:
         """The next piece of the answer as it arrives; `Unavailable` or `PeerError` when there will be none."""
-        link, inbox, clock = self.link, self._inbox, self._runtime.clock
+        link, inbox = self.link, self._inbox
         if link is None or inbox is None:
             link, inbox = await self._begin()
         while True:
-            frame = inbox.take()
-            if frame is None:
-                async with clock.deadline(self._patience_s()):
-                    frame = await inbox.get()
+            frame = inbox.take() or await inbox.get(self._patience_s())
             if isinstance(frame, frames.Chunk):
                 if self.first_token_s is None:
                     self._on_first_token(link)
@@ -148,6 +146,8 @@ class Attempt:
         if self.link is None:
             return
         self.link.cancel(self._session.request.request_id, WireCode.CLIENT_GONE)
+        if self._inbox is not None:
+            self._inbox.close()
         if self._delivery is not None:
             self._session.delivered_tokens = self._delivery.tokens
             self._session.paid_credits = self._delivery.billed_credits

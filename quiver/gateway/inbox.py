@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from quiver.errors import QuiverError, UsageError
+from quiver.errors import DeadlineExceeded, QuiverError, UsageError
 from quiver.gateway.delivery import Delivery
+from quiver.runtime import Alarm
 from quiver.values.frames import InferenceFrame
 
 
 class RequestInbox:
     """Bounded. The shared reader never waits for a slow client: `put` says no instead."""
 
-    __slots__ = ("delivery", "request_hash", "cancelled", "ended", "_frames", "_frames_max", "_waiter", "_error")
+    __slots__ = ("delivery", "request_hash", "cancelled", "ended", "_frames", "_frames_max", "_waiter", "_error",
+                 "_loop", "_alarm")  # fmt: skip
 
-    def __init__(self, *, frames_max: int, request_hash: bytes) -> None:
+    def __init__(self, *, frames_max: int, request_hash: bytes, loop: asyncio.AbstractEventLoop) -> None:
         self.delivery: Delivery | None = None
         self.request_hash = request_hash
         self.cancelled = False
@@ -25,6 +27,8 @@ class RequestInbox:
         self._frames_max = frames_max
         self._waiter: asyncio.Future[None] | None = None
         self._error: QuiverError | None = None
+        self._loop = loop
+        self._alarm = Alarm(loop, self._on_expired)
 
     def put(self, frame: InferenceFrame) -> bool:
         """Keep a frame for the reader; False if it is too far behind. The last frame of a request always has a place."""
@@ -50,16 +54,25 @@ class RequestInbox:
         """A frame that is here already, or None."""
         return self._frames.popleft() if self._frames else None
 
-    async def get(self) -> InferenceFrame:
-        """The next frame. Cancelling loses none."""
+    async def get(self, timeout_s: float) -> InferenceFrame:
+        """The next frame; `DeadlineExceeded` if it takes longer. Cancelling loses none."""
         while not self._frames:
             if self._error is not None:
                 raise self._error
             if self._waiter is not None:
                 raise UsageError("two tasks read one request")
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
+            self._alarm.set(timeout_s)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
         return self._frames.popleft()
+
+    def _on_expired(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(DeadlineExceeded("the provider did not answer in time"))
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._alarm.cancel()

@@ -46,6 +46,7 @@ class ProviderLink:
         self.up = False
         self._inboxes: dict[RequestId, RequestInbox] = {}
         self._dirty = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._stream: Stream | None = None
         self._acks: Stream | None = None
         self._nursery: Nursery | None = None
@@ -183,9 +184,14 @@ class ProviderLink:
                 "this request is open at the provider already", peer_id=self.peer, wire_code=WireCode.REPLAYED
             )
         digest = signing.request_hash(frame.request_id, frame.model, frame.max_tokens, frame.body)
-        inbox = RequestInbox(frames_max=self.runtime.params.chunk_buffer_max, request_hash=digest)
+        inbox = RequestInbox(frames_max=self.runtime.params.chunk_buffer_max, request_hash=digest, loop=self._loop)
         self._inboxes[frame.request_id] = inbox
-        await self.send(frame)
+        try:
+            await self.send(frame)
+        except asyncio.CancelledError:
+            # It waited at the window: the provider never saw the request, so nothing will end it.
+            del self._inboxes[frame.request_id]
+            raise
         return inbox
 
     async def accept(self, request_id: RequestId) -> None:
