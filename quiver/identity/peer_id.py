@@ -38,9 +38,7 @@ def peer_id_text(peer_id: PeerId) -> str:
 def parse_peer_id(text: str) -> PeerId:
     """Base58 form, or CIDv1 in base32 (`bafz...`); `MalformedMessage` says what is wrong."""
     try:
-        if text.startswith("b"):
-            return _parse_cid(text)
-        raw = base58_decode(text)
+        raw = _parse_cid(text) if text.startswith("b") else base58_decode(text)
     except ValueError as error:
         raise MalformedMessage(f"{text!r} is not a peer id: {error}") from error
     if len(raw) < 4 or raw[1] != len(raw) - 2:
@@ -48,7 +46,7 @@ def parse_peer_id(text: str) -> PeerId:
     return PeerId(raw)
 
 
-def _parse_cid(text: str) -> PeerId:
+def _parse_cid(text: str) -> bytes:
     import base64
 
     body = text[1:].upper()
@@ -56,4 +54,4 @@ def _parse_cid(text: str) -> PeerId:
     # CIDv1, codec libp2p-key
     if raw[:2] != b"\x01\x72":
         raise ValueError("a CID that does not hold a libp2p key")
-    return PeerId(raw[2:])
+    return raw[2:]
