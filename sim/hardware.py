@@ -38,7 +38,7 @@ class HardwareProfile:
     source: str
     estimated: frozenset[str] = frozenset()
 
-    def prefill_s(self, tokens: int) -> float:
+    def prefill_s(self, tokens: float) -> float:
         """Prefill of `tokens` on an idle machine."""
         return tokens / self.prefill_tps + self.quadratic_s * tokens * tokens
 

@@ -57,15 +57,15 @@ class Result:
         requests = make_frame(list(collector.requests.values()), RequestRow)
         # The world took these clients away when its time was up; to the gateway they left.
         requests.loc[requests["finished_s"].isna(), "outcome"] = "unfinished"
-        providers = make_frame(world.provider_rows(), ProviderRow)
+        providers = make_frame(world.population.make_provider_rows(collector), ProviderRow)
         epochs = make_frame(collector.epochs, EpochRow)
         counted = requests[requests["arrived_s"] >= scenario.warmup_s]
         completed = counted[counted["outcome"] == "completed"]
         outcomes = counted["outcome"].value_counts()
         digest = world.trace.digest()
         summary = {
-            "scenario": scenario.name, "scenario_hash": scenario.hash(), "seed": world.seed, "digest": digest,
-            "policy": world.policy_name, "data": world.workload.label,
+            "scenario": scenario.name, "scenario_hash": world.scenario_hash, "seed": world.seed, "digest": digest,
+            "policy": collector.policy, "data": world.workload.label,
             "fidelity": {
                 "frames": scenario.frames, "signatures": scenario.signatures, "chunks": scenario.chunks,
                 "transport": "message", "service": scenario.service,

@@ -49,7 +49,7 @@ class Scenario:
     arrivals: float = 1.0
     "Factor on the workload's arrival rate."
     load: float | None = None
-    "Offered load as a share of the pool's capacity; replaces `arrivals`. Capacity is computed, see `world.compute_capacity`."
+    "Offered load as a share of the pool's capacity; replaces `arrivals`. Capacity is computed, see `sim.capacity`."
     topology: str = "planetlab"
     jitter: bool = True
     loss: float = 0.0

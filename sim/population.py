@@ -1,0 +1,173 @@
+"""Who lives in a world: the chain, the providers with their machines, the gateways, the aggregator, each on its node.
+
+Rules of this file: it builds and starts nothing; every draw comes from a substream named by the node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from quiver.ids import Address, ModelId, PeerId, RequestId
+from quiver.provider.pricing import Price
+from quiver.provider.service import ServedModel
+from quiver.selection.plugin import resolve
+from quiver.selection.policy import Policy
+from quiver.settlement.contract import Contract
+from quiver.trace import LedgerMoved
+from quiver.values.backend import InstalledModel
+from quiver.values.ledger import Deposit
+from sim.capacity import MachineState, MeanLengths, make_true_wait
+from sim.clock import EPOCH_MS, SimClock
+from sim.collect import Collector, ProviderRow
+from sim.hardware import HardwareProfile, sample_pool
+from sim.instant import InstantBackend
+from sim.ledger import SimChain
+from sim.loop import Environment
+from sim.nodes import AggregatorNode, GatewayNode, ProviderNode, Surroundings
+from sim.oracle import Oracle
+from sim.rng import Substreams
+from sim.rules import Links
+from sim.scenario import Scenario
+from sim.service_time import SimBackend
+from sim.signer import SimSigner, SimVerifier
+from sim.topology import Topology
+from sim.trace import RunTrace
+from sim.transport import Network
+
+MODEL_NAME = "llama3.1:8b"
+MODEL = ModelId(hashlib.sha256(b"QUIVer/simulated model/llama3.1:8b").digest())
+MODEL_BYTES, MODEL_CONTEXT_TOKENS = 4_920_000_000, 8192
+CHAIN_ID, CONTRACT = 31337, Address(hashlib.sha256(b"QUIVer/simulated contract").digest()[:20])
+# The faucet of the simulated chain gives each gateway enough for all its channels and their top-ups.
+FAUCET_CREDITS = 10**15
+# Prices vary between providers by this log-standard deviation: an assumption.
+PRICE_SIGMA = 0.2
+
+
+def draw_profiles(scenario: Scenario, streams: Substreams) -> list[HardwareProfile]:
+    """The machine of each provider."""
+    return sample_pool(scenario.providers, streams.stream("pool", "hardware"), scenario.hardware)
+
+
+def count_slots(scenario: Scenario, profile: HardwareProfile) -> int:
+    """Streams a machine serves at once."""
+    return scenario.slots or profile.slots
+
+
+class Population:
+    """Nodes of one world; providers come first, then gateways, then the aggregator, in the topology's numbering."""
+
+    def __init__(
+        self, scenario: Scenario, seed: int, *, env: Environment, streams: Substreams, trace: RunTrace,
+        profiles: list[HardwareProfile], mean: MeanLengths, outputs: dict[RequestId, int],
+    ) -> None:  # fmt: skip
+        self.scenario = scenario
+        self.profiles = profiles
+        self._streams = streams
+        self._trace = trace
+        self._outputs = outputs
+        nodes = scenario.providers + scenario.gateways + 1
+        self.topology = Topology.named(scenario.topology, nodes, seed=seed, fallback=scenario.fallback)
+        links = Links.realistic(self.topology, streams, loss=scenario.loss, jitter=scenario.jitter)
+        self.network = Network(env, links, trace, params=scenario.params, encoded=scenario.frames == "encoded")
+        verifier = SimVerifier(mode=scenario.signatures)
+        self.contract = Contract(
+            chain_id=CHAIN_ID, contract=CONTRACT, params=scenario.params, verify_session=verifier.verify_session_now,
+            aggregator=SimSigner(seed, "aggregator", mode=scenario.signatures).account,
+        )  # fmt: skip
+        self.chain = SimChain(self.contract, SimClock(env), trace=trace, block_time_s=scenario.block_time_s)
+        around = Surroundings(
+            env=env, network=self.network, chain=self.chain, trace=trace, streams=streams, verifier=verifier,
+            params=scenario.params, signatures=scenario.signatures, clock_skew_ms=scenario.clock_skew_ms, seed=seed,
+        )  # fmt: skip
+        self.aggregator = AggregatorNode(around, "aggregator", nodes - 1)
+        self.providers = [self._provider(around, number) for number in range(scenario.providers)]
+        self._provider_of: dict[PeerId, ProviderNode] = {node.peer_id: node for node in self.providers}
+        make = self._policy_factory(mean)
+        given = [node.runtime.transport.local_info() for node in self.providers]
+        self.gateways = [
+            GatewayNode(
+                around, f"gateway-{number}", scenario.providers + number, policy=make(), models={MODEL_NAME: MODEL},
+                given=given if scenario.discovery == "given" else None,
+            )
+            for number in range(scenario.gateways)
+        ]  # fmt: skip
+
+    def names(self) -> dict[PeerId, str]:
+        """Peer id -> simulated name, of every node."""
+        return {node.peer_id: node.name for node in (*self.providers, *self.gateways, self.aggregator)}
+
+    def _provider(self, around: Surroundings, number: int) -> ProviderNode:
+        scenario, name, profile = self.scenario, f"provider-{number}", self.profiles[number]
+        slots = count_slots(scenario, profile)
+        installed = InstalledModel(
+            name=MODEL_NAME, model=MODEL, size_bytes=MODEL_BYTES, warm=True, context_tokens=MODEL_CONTEXT_TOKENS
+        )
+        factor = self._streams.stream(name, "price").lognormvariate(0.0, PRICE_SIGMA)
+        price = Price(prompt=round(50_000 * factor), completion=round(150_000 * factor))
+        served = ServedModel(
+            installed=installed, price=price, prefill_tps=profile.prefill_tps, decode_tps=profile.decode_tps
+        )
+        chunk = 1 if scenario.chunks == "token" else scenario.chunk_tokens
+
+        def backend() -> Any:
+            if scenario.service == "instant":
+                return InstantBackend([installed], output_tokens=self._outputs.__getitem__, chunk_tokens=chunk)
+            return SimBackend(
+                profile, [installed], self._streams, output_tokens=self._outputs.__getitem__, slots=slots,
+                chunk_tokens=chunk, build=profile.name,
+            )  # fmt: skip
+
+        return ProviderNode(
+            around, name, number, make_backend=backend, served=[served], profile=profile, slots=slots,
+            queue_max=scenario.queue_max, region=self.topology.region_of(number), aggregator=self.aggregator.peer_id,
+        )  # fmt: skip
+
+    def _policy_factory(self, mean: MeanLengths) -> Callable[[], Policy]:
+        policy = self.scenario.policy
+        if policy == "oracle" or policy is Oracle:
+            wait_s = make_true_wait(self._look, mean)
+            return lambda: Oracle(wait_s)
+        return resolve(policy)
+
+    def _look(self, peer: PeerId) -> MachineState | None:
+        node = self._provider_of.get(peer)
+        if node is None or not node.up:
+            return None
+        return MachineState(node.profile, node.slots, node.service.admission.admitted)
+
+    def deposit(self, account: Address, now_s: float) -> None:
+        """The faucet: credits appear, and the trace says so."""
+        event = self.contract.apply(Deposit(sender=account, amount=FAUCET_CREDITS), EPOCH_MS)
+        self.chain.events.append(event)
+        self._trace.emit(LedgerMoved(at_s=now_s, node=self.aggregator.peer_id, event=event))
+
+    def validate(self) -> None:
+        """Every object is sound."""
+        self.contract.validate()
+        for node in self.providers:
+            node.service.admission.validate()
+            for channel in node.service.channels.values():
+                channel.validate()
+        for gateway in self.gateways:
+            gateway.service.table.validate()
+
+    def make_provider_rows(self, collector: Collector) -> list[ProviderRow]:
+        """One row a provider, after the run."""
+        rows = []
+        for node in self.providers:
+            completed, tokens = collector.served.get(node.peer_id, (0, 0))
+            channels = node.service.channels.values()
+            rows.append(
+                ProviderRow(
+                    run_id=collector.run_id, seed=collector.seed, policy=collector.policy, provider=node.name,
+                    region=node.region, hardware=node.profile.name, slots=node.slots,
+                    prompt_price=node.served[0].price.prompt, completion_price=node.served[0].price.completion,
+                    completed=completed, completion_tokens=tokens,
+                    earned_credits=sum(channel.log.acknowledged.cum for channel in channels),
+                    claimed_credits=self.contract.balance(node.signer.account),
+                )
+            )  # fmt: skip
+        return rows
