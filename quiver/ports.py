@@ -58,7 +58,10 @@ class Stream(Protocol):
     peer_id: PeerId
 
     async def send(self, frame: Any) -> None:
-        """Wait at the peer's window, then hand the frame over. `StreamReset` once either side gave up, `UsageError` after `finish`."""
+        """Wait at the peer's window, then hand the frame over. `StreamReset` once either side gave up, `UsageError` after `finish`.
+
+        Cancelling a call that waits sends nothing.
+        """
 
     async def receive(self) -> Any | None:
         """The next frame, None at the peer's clean end, `StreamReset(code)` at a reset. Cancelling loses no frame."""
@@ -137,7 +140,7 @@ class Store(Protocol):
         """Committed pairs whose key starts with `prefix`, in key order, as of the call."""
 
     async def commit(self, batch: Batch) -> None:
-        """All or nothing; returns once the batch survives a crash."""
+        """All or nothing; returns once the batch survives a crash. Cancelling the caller does not take the batch back."""
 
     async def close(self) -> None:
         """Flush and release."""

@@ -14,7 +14,8 @@ from quiver.gateway.service import GatewayService
 from quiver.ids import ModelId, PeerId
 from quiver.params import Params
 from quiver.ports import InferenceBackend
-from quiver.provider.service import ProviderService, ServedModel, content_key
+from quiver.provider.models import ServedModel, content_key
+from quiver.provider.service import ProviderService
 from quiver.provider.settler import Settler
 from quiver.runtime import Runtime
 from quiver.selection.policy import Policy

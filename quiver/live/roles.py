@@ -32,8 +32,9 @@ from quiver.live.http.serve import start
 from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
 from quiver.ports import InferenceBackend
+from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
-from quiver.provider.service import ProviderService, ServedModel, content_key
+from quiver.provider.service import ProviderService
 from quiver.provider.settler import Settler
 from quiver.runtime import Nursery, Runtime
 from quiver.selection import plugin

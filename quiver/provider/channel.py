@@ -5,6 +5,8 @@ Rules of this file: no I/O, no clock. A refused input leaves state unchanged.
 
 from __future__ import annotations
 
+import asyncio
+
 from quiver.ids import RequestId
 from quiver.params import Params
 from quiver.ports import Batch
@@ -16,13 +18,15 @@ from quiver.values.receipt import Acknowledgement, SignedReceipt
 class ProviderChannel:
     """All credits are cumulative over the channel's life."""
 
-    __slots__ = ("state", "log", "limit", "_reserved", "_held", "_params")
+    __slots__ = ("state", "log", "limit", "issuing", "_reserved", "_held", "_params")
 
     def __init__(self, state: ChannelState, log: ProviderLog, params: Params) -> None:
         self.state = state
         self.log = log
         self.limit = params.first_credit
         "Unacknowledged and quoted credits this payer may run up; doubles with each acknowledged request."
+        self.issuing = asyncio.Lock()
+        "Held from signing a receipt until it is sent."
         self._reserved: dict[RequestId, int] = {}
         self._held = 0
         self._params = params

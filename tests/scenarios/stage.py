@@ -7,8 +7,8 @@ import hashlib
 from quiver.errors import Unavailable
 from quiver.ids import Address, ModelId, RequestId
 from quiver.params import Params
+from quiver.provider.models import ServedModel
 from quiver.provider.pricing import Price
-from quiver.provider.service import ServedModel
 from quiver.runtime import Nursery
 from quiver.settlement.contract import Contract
 from quiver.values.backend import InstalledModel, Piece
@@ -92,6 +92,8 @@ class Events(list):
 class Stage:
     """`providers` nodes, one gateway, one aggregator; `play(story)` runs `await story(stage)` in virtual time."""
 
+    signatures = "modelled"
+
     def __init__(self, providers=1, *, slots=2, queue_max=2, encoded=False, params=None, **typist):
         self.params = params or Params(receipt_every_tokens=4, first_credit=1_000_000, credit_limit_max=2_000_000,
                                        channel_deposit_credits=4_000_000, unproven_credit_max=8_000_000,
@@ -100,17 +102,16 @@ class Stage:
         self.clock = SimClock(self.env)
         self.trace, self.events = RunTrace(), Events()
         self.trace.subscribe(self.events.append)
-        network = Network(self.env, UniformLinks(0.01), self.trace, params=self.params, encoded=encoded,
-                          idle_timeout_s=IDLE_S)  # fmt: skip
-        verifier = SimVerifier()
+        network = self.make_network(encoded)
+        verifier = SimVerifier(mode=self.signatures)
         self.contract = Contract(
-            chain_id=CHAIN_ID, contract=HUB, aggregator=SimSigner(1, "aggregator").account, params=self.params,
+            chain_id=CHAIN_ID, contract=HUB, aggregator=self.make_signer("aggregator").account, params=self.params,
             verify_session=verifier.verify_session_now,
         )  # fmt: skip
         self.chain = SimChain(self.contract, self.clock, trace=self.trace, block_time_s=0.5)
         around = Surroundings(
             env=self.env, network=network, chain=self.chain, trace=self.trace, streams=Substreams(1), verifier=verifier,
-            params=self.params, signatures="modelled", clock_skew_ms=0.0, seed=1,
+            params=self.params, signatures=self.signatures, clock_skew_ms=0.0, seed=1,
         )  # fmt: skip
         self.network, self.around = network, around
         self.aggregator = AggregatorNode(around, "aggregator", providers + 1)
@@ -125,8 +126,16 @@ class Stage:
         ]  # fmt: skip
         policy = InOrder()
         policy.order = [node.peer_id for node in self.providers]
-        given = [node.runtime.transport.local_info() for node in self.providers]
-        self.gateway = GatewayNode(around, "gateway", providers, policy=policy, models={NAME: MODEL}, given=given)
+        self.given = [node.runtime.transport.local_info() for node in self.providers]
+        self.gateway = GatewayNode(around, "gateway", providers, policy=policy, models={NAME: MODEL}, given=self.given)
+
+    def make_network(self, encoded):
+        return Network(
+            self.env, UniformLinks(0.01), self.trace, params=self.params, encoded=encoded, idle_timeout_s=IDLE_S
+        )
+
+    def make_signer(self, name):
+        return SimSigner(1, name, mode=self.signatures)
 
     def play(self, story):
         async def main():

@@ -12,8 +12,9 @@ from quiver.errors import RejectionReason, RequestRejected, StreamReset, WireCod
 from quiver.gateway.service import GatewayService
 from quiver.identity import signing
 from quiver.ids import RequestId
-from quiver.provider import service as provider_service
+from quiver.provider import job
 from quiver.provider.metering import Meter
+from quiver.runtime import Nursery
 from quiver.values import frames
 from quiver.values.receipt import ChannelHead
 from quiver.values.request import Dialect, Failure, Final, Principal, Qos, TokenChunk
@@ -124,7 +125,7 @@ def test_a_client_that_leaves_frees_the_slot_and_pays_for_what_was_sent():
 @pytest.mark.parametrize("moment", range(20))
 def test_a_client_may_leave_at_any_moment(moment):
     async def story(stage):
-        async with provider_service.Nursery() as nursery:
+        async with Nursery() as nursery:
             task = nursery.start(stage.ask())
             await stage.clock.sleep(moment * 0.0525)
             task.cancel()
@@ -348,14 +349,14 @@ def test_a_forged_acknowledgement_is_evidence_and_counts_nothing():
 def test_an_expired_or_forged_offer_is_never_a_candidate(fault):
     async def story(stage):
         node = stage.providers[0]
-        signed = node.service._offers[MODEL]
+        signed = node.service.desk.offers[MODEL]
         change = {
             "expired": {"expires_ms": stage.clock.utc_ms() - 1}, "signature": {"prompt_price": 1},
             "name": {"provider": b"\x01" * 38}, "chain": {"chain_id": 1},
         }[fault]  # fmt: skip
         offer = replace(signed.offer, **change)
         signature = signed.signature if fault == "signature" else await node.signer.sign(signing.offer_bytes(offer))
-        node.service._offers[MODEL] = replace(signed, offer=offer, signature=signature)
+        node.service.desk.offers[MODEL] = replace(signed, offer=offer, signature=signature)
         fresh = GatewayService(
             stage.gateway.runtime,
             stage.gateway.policy,
@@ -364,7 +365,7 @@ def test_an_expired_or_forged_offer_is_never_a_candidate(fault):
         )
         await fresh.pool.discovery.refresh(MODEL)
         assert fresh.table.candidates(MODEL, stage.clock.now()) == []
-        node.service._offers[MODEL] = signed
+        node.service.desk.offers[MODEL] = signed
         assert await fresh.pool.discovery.refresh(MODEL) == 1
         assert len(fresh.table.candidates(MODEL, stage.clock.now())) == 1
 
@@ -394,7 +395,7 @@ class Greedy(Meter):
 
 
 def test_a_provider_that_bills_too_much_gets_nothing(monkeypatch):
-    monkeypatch.setattr(provider_service, "Meter", Greedy)
+    monkeypatch.setattr(job, "Meter", Greedy)
 
     async def story(stage):
         link = stage.link()

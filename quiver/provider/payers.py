@@ -1,0 +1,136 @@
+"""Every channel that pays this provider: who may use it, what is issued on it, what its payer has signed for.
+
+Rules of this file: it awaits and moves values; the rules of money are in channel, those of receipts in receipts/.
+"""
+
+from __future__ import annotations
+
+from quiver import trace
+from quiver.errors import BadSignature, PeerError, WireCode
+from quiver.identity import signing
+from quiver.ids import ChannelId, PeerId
+from quiver.ports import Stream
+from quiver.provider.channel import ProviderChannel
+from quiver.provider.metering import Meter
+from quiver.receipts.checks import ChannelTerms
+from quiver.receipts.log import ProviderLog
+from quiver.receipts.signatures import sign_receipt, verify_acknowledgement
+from quiver.runtime import Runtime
+from quiver.values.frames import AckFrame, Authorise, Open
+from quiver.values.receipt import Acknowledgement, SignedReceipt
+
+
+class Payers:
+    """Channels are read back from the store when they are first asked for."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.channels: dict[ChannelId, ProviderChannel] = {}
+        self._runtime = runtime
+
+    async def authorise(self, peer: PeerId, frame: Authorise) -> ProviderChannel:
+        """The payer's channel, once its session key has signed for this very connection."""
+        runtime = self._runtime
+        ledger = runtime.ledger
+        state = ledger.channel(frame.channel)
+
+        def refuse(reason: str) -> PeerError:
+            return PeerError(f"Authorise refused: {reason}", peer_id=peer, wire_code=WireCode.NOT_AUTHORISED)
+
+        if state is None or state.closed:
+            raise refuse("no such channel on the ledger, or it is closed")
+        if state.provider != runtime.signer.account or frame.provider != runtime.signer.peer_id:
+            raise refuse("the channel pays another provider")
+        if frame.gateway != peer or frame.payer != state.payer or frame.session != state.session:
+            raise refuse("it names another gateway, payer or session key")
+        if frame.expires_ms < runtime.clock.utc_ms() - runtime.params.clock_skew_ms_max:
+            raise refuse("it has expired")
+        digest = signing.authorise_digest(
+            ledger.chain_id, ledger.contract, frame.channel, frame.gateway, frame.provider, frame.expires_ms
+        )
+        if not await runtime.verifier.verify_session(state.session, digest, frame.signature):
+            raise BadSignature(
+                "Authorise refused: the session key's signature does not verify",
+                peer_id=peer,
+                wire_code=WireCode.NOT_AUTHORISED,
+            )
+        channel = self._channel(frame.channel)
+        channel.state = state
+        if frame.last is not None:
+            await self._on_acknowledgement(peer, channel, frame.last)
+        return channel
+
+    def _channel(self, channel_id: ChannelId) -> ProviderChannel:
+        channel = self.channels.get(channel_id)
+        if channel is None:
+            runtime = self._runtime
+            state = runtime.ledger.channel(channel_id)
+            if state is None or state.provider != runtime.signer.account:
+                raise PeerError("the ledger has no such channel to us", wire_code=WireCode.NOT_AUTHORISED)
+            terms = ChannelTerms(
+                chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, channel=channel_id,
+                provider_key=runtime.signer.public_key, payer=state.payer,
+            )  # fmt: skip
+            channel = ProviderChannel(state, ProviderLog.load(runtime.store, terms), runtime.params)
+            self.channels[channel_id] = channel
+        return channel
+
+    def can_carry(self, channel: ProviderChannel, amount_max: int) -> bool:
+        """The channel has the money, and strangers together never cost more than one cap: identities are free (Sybils)."""
+        if channel.refusal(amount_max) is not None:
+            return False
+        if channel.proven:
+            return True
+        at_risk = sum(other.exposure for other in self.channels.values() if not other.proven)
+        return at_risk + amount_max <= self._runtime.params.unproven_credit_max
+
+    async def issue(self, channel: ProviderChannel, request: Open, meter: Meter) -> SignedReceipt:
+        """The next receipt, durable. Call with the channel's `issuing` held, and send it before that is let go.
+
+        Cancelled while it signs, nothing has changed; later, the store commits all the same.
+        """
+        runtime = self._runtime
+        body = meter.next_receipt(
+            channel.log.terms, channel.log.head, request_id=request.request_id, model=request.model,
+            issued_ms=runtime.clock.utc_ms(),
+        )  # fmt: skip
+        signed = await sign_receipt(runtime.signer, body)
+        batch = channel.on_issued(signed)
+        meter.on_billed(body)
+        await runtime.store.commit(batch)
+        runtime.trace.emit(
+            trace.ReceiptIssued(
+                at_s=runtime.clock.now(), node=runtime.signer.peer_id, request_id=body.request_id,
+                channel=body.channel, seq=body.seq, amount=body.amount, cum=body.cum,
+            )
+        )  # fmt: skip
+        return signed
+
+    async def serve_acks(self, stream: Stream) -> None:
+        """Handler of the acknowledgements' protocol."""
+        while (frame := await stream.receive()) is not None:
+            assert isinstance(frame, AckFrame)
+            channel = self._channel(frame.acknowledgement.channel)
+            await self._on_acknowledgement(stream.peer_id, channel, frame.acknowledgement)
+        stream.finish()
+
+    async def _on_acknowledgement(
+        self, peer: PeerId, channel: ProviderChannel, acknowledgement: Acknowledgement
+    ) -> None:
+        """Verify, count, make durable. A bad one is evidence and ends the stream it came on."""
+        runtime, ledger = self._runtime, self._runtime.ledger
+        try:
+            await verify_acknowledgement(
+                runtime.verifier, acknowledgement, chain_id=ledger.chain_id, contract=ledger.contract,
+                session=channel.state.session,
+            )  # fmt: skip
+            batch = channel.on_acknowledged(acknowledgement)
+        except PeerError as error:
+            runtime.trace.emit(
+                trace.EvidenceRecorded(
+                    at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=peer, kind=type(error).__name__,
+                    detail=str(error),
+                )
+            )  # fmt: skip
+            raise
+        if batch:
+            await runtime.store.commit(batch)
