@@ -131,7 +131,7 @@ class AggregatorService:
 
     def answer_proof(self, question: AskProof) -> ProofAnswer:
         """Leaf, proof and acknowledgement of a channel in a closed epoch whose root the ledger holds, or will."""
-        row = self._runtime.store.get(COMMITMENTS, epoch_key(question.epoch))
+        row = self._runtime.store.get(COMMITMENTS, epoch_key(question.epoch)) if question.epoch >= 0 else None
         kept = None if row is None else _KEPT.decode(row)
         found = None
         if kept is not None and not kept.lost:
