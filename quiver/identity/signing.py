@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import struct
 
-from quiver.ids import Address, ChannelId, PeerId, compute_domain
+from quiver.errors import MalformedMessage
+from quiver.ids import ADDRESS_BYTES, DIGEST_BYTES, Address, ChannelId, PeerId, compute_domain
 from quiver.values.ledger import Leaf
 from quiver.values.offer import Offer
 from quiver.values.receipt import ReceiptBody
@@ -19,6 +20,7 @@ VERSION = 1
 _RECEIPT = struct.Struct(">BQ20s32s16sQ32s20s32s32s32sIIQQQ")
 RECEIPT_BYTES = _RECEIPT.size
 _ACK = struct.Struct(">32sQQQ32s")
+_OFFER = struct.Struct(">32s32s32s32sQQQ32sIQQ20sQ20sQQ")
 _LEAF = struct.Struct(">BQ32sQQQ32s")
 
 
@@ -66,14 +68,23 @@ def leaf_bytes(leaf: Leaf) -> bytes:
 
 
 def offer_bytes(offer: Offer) -> bytes:
-    """Tag, then each field fixed-width; texts as SHA-256, speeds in thousandths of a token per second."""
-    return OFFER_TAG + struct.pack(
-        ">32s32s32s32sQQQ32sIQQ20sQ20sQQ",
-        hashlib.sha256(offer.provider).digest(), offer.public_key, offer.model, hashlib.sha256(offer.name.encode()).digest(),
-        offer.prompt_price, offer.completion_price, offer.minimum_credits, hashlib.sha256(offer.hardware.encode()).digest(),
-        offer.slots, round(offer.prefill_tps * 1000), round(offer.decode_tps * 1000), offer.payout, offer.chain_id,
-        offer.contract, offer.generation, offer.expires_ms,
-    )  # fmt: skip
+    """Tag, then each field fixed-width; texts as SHA-256, speeds in thousandths of a token per second.
+
+    `MalformedMessage` for an offer that has no such bytes: packing would cut or pad an id, and two offers share a signature.
+    """
+    widths = [*map(len, (offer.public_key, offer.model, offer.payout, offer.contract))]
+    if widths != [DIGEST_BYTES, DIGEST_BYTES, ADDRESS_BYTES, ADDRESS_BYTES]:
+        raise MalformedMessage(f"an offer whose key, model, payout and contract have {widths} bytes")
+    try:
+        return OFFER_TAG + _OFFER.pack(
+            hashlib.sha256(offer.provider).digest(), offer.public_key, offer.model,
+            hashlib.sha256(offer.name.encode()).digest(), offer.prompt_price, offer.completion_price,
+            offer.minimum_credits, hashlib.sha256(offer.hardware.encode()).digest(), offer.slots,
+            round(offer.prefill_tps * 1000), round(offer.decode_tps * 1000), offer.payout, offer.chain_id,
+            offer.contract, offer.generation, offer.expires_ms,
+        )  # fmt: skip
+    except (struct.error, ValueError, OverflowError) as error:
+        raise MalformedMessage(f"an offer with a number beyond its place: {error}") from error
 
 
 def request_hash(request_id: bytes, model: bytes, max_tokens: int, body: bytes) -> bytes:

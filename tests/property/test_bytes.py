@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 
+import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from quiver.errors import MalformedMessage, ReceiptMismatch
 from quiver.identity.peer_id import compute_peer_id, parse_peer_id, peer_id_text, public_key_of
-from quiver.identity.signing import RECEIPT_BYTES, receipt_bytes
+from quiver.identity.signing import RECEIPT_BYTES, offer_bytes, receipt_bytes
 from quiver.ids import base58_decode, base58_encode, model_id_from_digest
 from quiver.receipts.checks import check_acknowledgement_shape, check_head, check_shape
 from quiver.settlement import merkle
 from quiver.values.ledger import Commitment, Leaf, Proof
+from quiver.values.offer import Offer
 from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
 from quiver.wire import multiaddr
 from quiver.wire.framing import FrameReader, decode_varint, encode_frame, encode_varint
@@ -197,6 +199,42 @@ def test_any_receipt_has_its_265_bytes_or_is_refused_by_name(receipt):
         assert str(error).startswith("shape: ")
         return
     assert len(receipt_bytes(receipt.body)) == RECEIPT_BYTES == 265
+
+
+def offers():
+    """Offers that have signed bytes."""
+    digest, account = st.binary(min_size=32, max_size=32), st.binary(min_size=20, max_size=20)
+    speed = st.floats(0, 1e12)
+    return st.builds(
+        Offer, provider=digest.map(compute_peer_id), public_key=digest, model=digest, name=st.text(max_size=5),
+        prompt_price=UNSIGNED, completion_price=UNSIGNED, minimum_credits=UNSIGNED, hardware=st.text(max_size=5),
+        slots=st.integers(0, (1 << 32) - 1), prefill_tps=speed, decode_tps=speed, payout=account, chain_id=UNSIGNED,
+        contract=account, generation=UNSIGNED, expires_ms=UNSIGNED,
+    )  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(offers(), st.data())
+def test_no_two_offers_share_their_signed_bytes(offer, data):
+    field = data.draw(st.sampled_from(offer.__struct_fields__))
+    other = msgspec.structs.replace(offer, **{field: getattr(data.draw(offers()), field)})
+    # Speeds are signed in thousandths of a token per second.
+    assume(all(abs(getattr(other, f) - getattr(offer, f)) > 0.001 for f in (field,) if f.endswith("_tps")))
+    assert (offer_bytes(other) == offer_bytes(offer)) == (other == offer)
+
+
+@settings(max_examples=300)
+@given(messages(Offer), offers(), st.data())
+def test_any_offer_has_its_signed_bytes_or_is_malformed(strange, offer, data):
+    field = data.draw(st.sampled_from(offer.__struct_fields__))
+    changed = msgspec.structs.replace(offer, **{field: getattr(strange, field)})
+    for candidate in (strange, changed):
+        try:
+            signed = offer_bytes(candidate)
+        except MalformedMessage as error:
+            assert str(error).startswith("an offer ")
+            continue
+        assert len(signed) == len(offer_bytes(offer))
 
 
 @given(messages(ChannelHead), messages(Acknowledgement))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
 
+from quiver.errors import MalformedMessage
 from quiver.identity import signing
 from quiver.identity.keys import KeyPair
 from quiver.provider.metering import Meter
@@ -13,7 +16,7 @@ from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.signatures import sign_receipt
 from quiver.values import frames
 from quiver.values.offer import Load, Offer, OfferAnswer, SignedOffer
-from quiver.values.receipt import ChannelHead
+from quiver.values.receipt import ChannelHead, SignedReceipt
 from quiver.wire.protocols import ACKS, INFERENCE, OFFER
 from sim.packets import PacketNetwork
 from sim.rng import Substreams
@@ -94,6 +97,8 @@ class Hostile:
         "Kind of frame -> function (frame) -> frames or bytes to send in its place."
         self.offer = {}
         "Fields of its offer that it changes before it signs."
+        self.bill = {}
+        "Fields of its receipts that it changes before it signs."
         self.head = ChannelHead()
 
     @property
@@ -117,7 +122,7 @@ class Hostile:
     async def sell(self):
         """Offer the model at the stage's price, first in the gateway's order, and serve it."""
         stage = self.stage
-        self.transport.answer(Raw(OFFER), lambda peer, question: self._said(self._answer)[0])
+        self.transport.answer(Raw(OFFER), lambda peer, question: self._said(self.answer)[0])
         self.transport.serve(Raw(INFERENCE), self._serve)
         self.transport.serve(Raw(ACKS), self._take_acks)
         offer = Offer(
@@ -127,8 +132,11 @@ class Hostile:
             expires_ms=stage.clock.utc_ms() + 600_000,
         )  # fmt: skip
         offer = msgspec.structs.replace(offer, **self.offer)
-        signature = await self.signer.sign(signing.offer_bytes(offer))
-        self._answer = OfferAnswer(
+        try:
+            signature = await self.signer.sign(signing.offer_bytes(offer))
+        except MalformedMessage:
+            signature = bytes(64)
+        self.answer = OfferAnswer(
             offers=(SignedOffer(offer=offer, signature=signature),), load=Load(queued=0, running=0, slots=1)
         )
         stage.given.insert(0, self.transport.local_info())
@@ -138,6 +146,16 @@ class Hostile:
     def _said(self, frame):
         change = self.tamper.get(type(frame))
         return [frame] if change is None else change(frame)
+
+    async def _sign(self, body):
+        """Signs whatever has signed bytes; what has none gets 64 zeros."""
+        try:
+            signed = await sign_receipt(self.signer, body)
+        except struct.error:
+            return SignedReceipt(body=body, signature=bytes(64))
+        head = signing.next_head(self.head.head, signing.receipt_digest(body))
+        self.head = ChannelHead(seq=body.seq, cum=body.cum, head=head)
+        return signed
 
     async def _say(self, stream, frame):
         for said in self._said(frame):
@@ -176,10 +194,8 @@ class Hostile:
         body = meter.next_receipt(
             terms, self.head, request_id=request_id, model=MODEL, issued_ms=self.stage.clock.utc_ms()
         )
-        signed = await sign_receipt(self.signer, body)
-        self.head = ChannelHead(
-            seq=body.seq, cum=body.cum, head=signing.next_head(self.head.head, signing.receipt_digest(body))
-        )
+        body = msgspec.structs.replace(body, **self.bill)
+        signed = await self._sign(body)
         await self._say(stream, frames.ReceiptFrame(request_id=request_id, receipt=signed))
         end = frames.End(
             request_id=request_id, done_reason="stop", prompt_tokens=10, completion_tokens=1, chunks=1, queue_s=0.0
