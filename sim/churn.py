@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from quiver.errors import UsageError
+from sim.plug import Plug, PlugPoint
 
 _HOUR_S = 3600.0
 
@@ -121,3 +122,39 @@ def per_hour(rate: float, *, down_s: float = 600.0) -> WeibullChurn:
     return WeibullChurn(
         f"{rate:g}/h", Weibull(1.0, _HOUR_S / rate), Weibull(1.0, down_s), source="exponential, a theoretical baseline"
     )
+
+
+CHURN = PlugPoint(
+    field="churn",
+    builtins={"none": NoChurn, "spot": spot, "ipfs": ipfs},
+    plain="departures per hour",
+    methods={"sessions": ("rng",)},
+)
+
+
+def make_churn(plug: Plug | float) -> Churn:
+    """A built-in's name, departures per hour (as a number or its text), or a plug."""
+    if isinstance(plug, (int, float)):
+        return per_hour(plug) if plug else NoChurn()
+    if isinstance(plug, str) and is_number(plug):
+        return make_churn(float(plug))
+    churn: Churn = CHURN.make(plug)
+    return churn
+
+
+def check_churn(plug: Plug | float) -> None:
+    """Refuse what `make_churn` would, without loading anything."""
+    if isinstance(plug, (int, float)) or (isinstance(plug, str) and is_number(plug)):
+        if not 0 <= float(plug) < math.inf:
+            raise UsageError(f"churn {plug} is no rate: departures per hour are 0 or more")
+    else:
+        CHURN.check(plug)
+
+
+def is_number(text: str) -> bool:
+    """Whether `float` reads it."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

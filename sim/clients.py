@@ -18,24 +18,51 @@ from sim.clock import SimClock
 from sim.collect import Collector, RequestRow
 from sim.loop import Environment
 from sim.nodes import GatewayNode
-from sim.population import MODEL_NAME
 from sim.rng import Substreams
 from sim.scenario import Scenario
 from sim.topology import Topology
 from sim.workload import Workload
 
+MODEL_NAME = "llama3.1:8b"
 # Clients leave max_tokens at this unless the trace's answer is longer.
 MAX_TOKENS = 1024
 # Accounts that the clients' requests are spread over.
 PRINCIPALS = 1000
 
 
+class Asked:
+    """What the engines need to know of requests under way, from the workload: the same for every policy."""
+
+    def __init__(self) -> None:
+        self._output: dict[RequestId, int] = {}
+        self._prefix: dict[RequestId, tuple[bytes, ...]] = {}
+
+    def note(self, request_id: RequestId, output_tokens: int, prefix: tuple[bytes, ...]) -> None:
+        """A client asks."""
+        self._output[request_id] = output_tokens
+        if prefix:
+            self._prefix[request_id] = prefix
+
+    def forget(self, request_id: RequestId) -> None:
+        """The client has its answer, or left."""
+        self._output.pop(request_id, None)
+        self._prefix.pop(request_id, None)
+
+    def output_tokens(self, request_id: RequestId) -> int:
+        """Length of the whole answer."""
+        return self._output[request_id]
+
+    def prefix_blocks(self, request_id: RequestId) -> tuple[bytes, ...]:
+        """Shared blocks of the prompt; none where the workload does not say."""
+        return self._prefix.get(request_id, ())
+
+
 class Clients:
-    """All clients of one world; `outputs` is what the engines will answer to requests under way."""
+    """All clients of one world."""
 
     def __init__(
         self, scenario: Scenario, workload: Workload, *, env: Environment, streams: Substreams, topology: Topology,
-        collector: Collector, outputs: dict[RequestId, int],
+        collector: Collector, asked: Asked,
     ) -> None:  # fmt: skip
         self._scenario = scenario
         self._workload = workload
@@ -43,7 +70,7 @@ class Clients:
         self._streams = streams
         self._topology = topology
         self._collector = collector
-        self._outputs = outputs
+        self._asked = asked
 
     async def run(self, gateways: Sequence[GatewayNode], clock: SimClock, bar: tqdm[Any]) -> None:
         """A native SimPy process lets each request begin at its time; `drain_s` after the last, clients leave."""
@@ -88,18 +115,19 @@ class Clients:
             row.finished_s = clock.now() - collector.start_s
         finally:
             await events.aclose()  # type: ignore[attr-defined]
-            self._outputs.pop(request.request_id, None)
+            self._asked.forget(request.request_id)
         bar.update(1)
 
     def _request(self, number: int, gateway: GatewayNode) -> InferenceRequest:
         scenario, workload = self._scenario, self._workload
         request_id = RequestId(self._streams.digest("request", number)[:16])
         output = scenario.output_tokens or int(workload.output_tokens[number])
-        self._outputs[request_id] = output
+        prefix = workload.prefix_hashes(number)
+        self._asked.note(request_id, output, prefix)
         return InferenceRequest(
             request_id=request_id, model=MODEL_NAME, dialect=Dialect.NATIVE, body=b"{}",
             max_tokens=max(MAX_TOKENS, output) if scenario.output_tokens is None else output,
             prompt_tokens_estimate=int(workload.input_tokens[number]),
             deadline_ms=gateway.clock.utc_ms() + round(scenario.params.request_timeout_s * 1000),
-            prefix_hashes=workload.prefix_hashes(number),
+            prefix_hashes=prefix,
         )  # fmt: skip

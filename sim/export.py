@@ -6,9 +6,7 @@ refused by name; the file is loaded in a fresh process before anybody relies on 
 
 from __future__ import annotations
 
-import ast
 import builtins
-import importlib
 import math
 import os
 import subprocess
@@ -20,7 +18,7 @@ from typing import Any
 
 import quiver
 from quiver.errors import UsageError
-from sim.source import read_source
+from sim.source import find_names, find_namespace, is_installed, read_source, write_import
 
 # Loading a policy takes well below a second; a module that computes at import is a mistake worth a clear message.
 CHECK_S = 60.0
@@ -74,9 +72,9 @@ class _File:
         self._done[name] = value
         if isinstance(value, ModuleType):
             self._imports[f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}")] = None
-        elif isinstance(value, (type, FunctionType)) and not _is_importable(value):
+        elif isinstance(value, (type, FunctionType)) and not is_installed(value):
             self.define(name, value)
-        elif (line := _import_line(name, value)) is not None:
+        elif (line := write_import(name, value)) is not None:
             self._imports[line] = None
         else:
             self._body.append(f"{name} = {_literal(name, value)}")
@@ -90,8 +88,8 @@ class _File:
             raise UsageError(
                 f"export: the source of {name} is not kept anywhere ({error}); define it in a cell or a file"
             ) from error
-        space = _namespace(value)
-        needed, annotations = _names(source)
+        space = find_namespace(value)
+        needed, annotations = find_names(source)
         for other in needed:
             if other in space and other != name:
                 self.add(other, space[other])
@@ -100,28 +98,6 @@ class _File:
                     f"export: {name} uses {other}, which is not defined; run the cell that defines it first"
                 )
         self._body.append(source)
-
-
-def _is_importable(value: Any) -> bool:
-    """Lives where every installation has it: here, in the standard library or in a package; not in a notebook or script."""
-    top = value.__module__.partition(".")[0]
-    if top not in ("quiver", "sim") and top not in sys.stdlib_module_names:
-        file = getattr(sys.modules.get(top), "__file__", None) or ""
-        if "site-packages" not in Path(file).parts:
-            return False
-    return _import_line("x", value) is not None
-
-
-def _import_line(name: str, value: Any) -> str | None:
-    module, called = getattr(value, "__module__", None), getattr(value, "__name__", getattr(value, "_name", None))
-    if not isinstance(module, str) or not isinstance(called, str) or module == "__main__":
-        return None
-    try:
-        if getattr(importlib.import_module(module), called) is not value:
-            return None
-    except (ImportError, AttributeError):
-        return None
-    return f"from {module} import {called}" + ("" if called == name else f" as {name}")
 
 
 def _literal(name: str, value: Any) -> str:
@@ -137,49 +113,6 @@ def _literal(name: str, value: Any) -> str:
     raise UsageError(
         f"export: the policy uses {name}, a {type(value).__name__}, which cannot be written to a file; make it in __init__"
     )
-
-
-def _namespace(value: Any) -> dict[str, Any]:
-    """What the names of a definition mean: the globals of its functions, and what they close over."""
-    functions = (
-        [value] if isinstance(value, FunctionType) else [f for f in vars(value).values() if isinstance(f, FunctionType)]
-    )
-    space: dict[str, Any] = {}
-    for function in functions:
-        space |= function.__globals__
-    for function in functions:
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            if name != "__class__":
-                space[name] = cell.cell_contents
-    return space or dict(vars(sys.modules[value.__module__]))
-
-
-def _names(source: str) -> tuple[list[str], frozenset[str]]:
-    """Names that a definition takes from outside, and those of them that only annotations use."""
-    tree = ast.parse(source)
-    annotations = {
-        id(inner)
-        for node in ast.walk(tree)
-        for part in (getattr(node, "annotation", None), getattr(node, "returns", None))
-        if isinstance(part, ast.AST)
-        for inner in ast.walk(part)
-    }
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-    bound |= {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.ExceptHandler)) and node.name
-    }
-    bound |= {(node.asname or node.name).partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.alias)}
-    used: dict[str, None] = {}
-    in_code: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in bound:
-            used[node.id] = None
-            if id(node) not in annotations:
-                in_code.add(node.id)
-    return list(used), frozenset(used) - in_code
 
 
 def _check(path: Path, name: str) -> None:

@@ -8,10 +8,12 @@ The model: prefill of n tokens = n / prefill_tps + quadratic_s n^2; one decode s
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 from quiver.errors import UsageError
+from sim.plug import Plug, PlugPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,10 @@ class HardwareProfile:
     def step_s(self, streams: int, mean_context: float) -> float:
         """One decode step."""
         return (1 / self.decode_tps + self.context_s * mean_context) * (1 + self.alpha * (streams - 1))
+
+    def sample(self, count: int, rng: random.Random) -> list[HardwareProfile]:
+        """A profile is a pool of machines that are all like it."""
+        return [self] * count
 
     def for_model(self, *, weight_ratio: float) -> HardwareProfile:
         """The same machine with a model of `weight_ratio` times the active weights: speeds inversely proportional."""
@@ -130,11 +136,45 @@ def profile(name: str) -> HardwareProfile:
     return PROFILES[name]
 
 
-def sample_pool(
-    count: int, rng: random.Random, shares: str | Mapping[str, float] = "consumer"
-) -> list[HardwareProfile]:
-    """`count` machines drawn by share; `shares` is a pool's name, a profile's name, or profile name -> weight."""
-    if isinstance(shares, str):
-        shares = POOLS.get(shares) or {profile(shares).name: 1.0}
-    names = sorted(shares)
-    return [profile(name) for name in rng.choices(names, [shares[name] for name in names], k=count)]
+class Pool(Protocol):
+    """The plug point: which machines the providers have."""
+
+    def sample(self, count: int, rng: random.Random) -> Sequence[HardwareProfile]:
+        """`count` machines, one a provider."""
+
+
+class Shares(NamedTuple):
+    """A pool by the share of each profile."""
+
+    weights: Mapping[str, float]
+    "Profile name -> weight; they need not add up to 1."
+
+    def sample(self, count: int, rng: random.Random) -> list[HardwareProfile]:
+        """Independent draws."""
+        names = sorted(self.weights)
+        return [profile(name) for name in rng.choices(names, [self.weights[name] for name in names], k=count)]
+
+
+def _maker(pool: Pool) -> Callable[[], Pool]:
+    return lambda: pool
+
+
+HARDWARE = PlugPoint(
+    field="hardware",
+    builtins={name: _maker(Shares(POOLS[name])) for name in POOLS}
+    | {name: _maker(PROFILES[name]) for name in PROFILES},
+    methods={"sample": ("count", "rng")},
+)
+
+
+def sample_pool(count: int, rng: random.Random, pool: Plug = "consumer") -> list[HardwareProfile]:
+    """`count` machines of a pool: a pool's name, a profile's name, a `HardwareProfile`, or a plug with `sample`."""
+    machines = list(HARDWARE.make(pool).sample(count, rng))
+    wrong = next((machine for machine in machines if not isinstance(machine, HardwareProfile)), None)
+    if len(machines) != count or wrong is not None:
+        raise UsageError(
+            f"scenario field hardware: sample({count}, rng) returned {len(machines)} machines"
+            + (f", among them a {type(wrong).__name__}" if wrong is not None else "")
+            + f"; it must return {count} HardwareProfiles"
+        )
+    return machines

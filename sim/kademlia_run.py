@@ -10,14 +10,16 @@ from sim.kademlia import run_kademlia
 from sim.rng import Substreams
 from sim.rules import Links
 from sim.scenario import Scenario
-from sim.topology import Topology
+from sim.topology import make_topology
 
 
 def run_kademlia_scenario(scenario: Scenario, seed: int) -> dict[str, Any]:
     """The summary keys of `python -m sim run --json`; what does not exist in this scenario is 0 or None."""
     began_wall = time.perf_counter()
-    topology = Topology.named(scenario.topology, scenario.providers, seed=seed, fallback=scenario.fallback)
-    links = Links.realistic(topology, Substreams(seed), jitter=scenario.jitter, loss=scenario.loss)
+    topology = make_topology(scenario.topology, scenario.providers, seed=seed, fallback=scenario.fallback)
+    links = Links.realistic(
+        topology, Substreams(seed), jitter=scenario.jitter, loss=scenario.loss, extra=scenario.link_plugs
+    )
     result = run_kademlia(
         scenario.providers, scenario.providers, seed=seed, params=scenario.params, links=links,
         encoded=scenario.frames == "encoded", cpu_clock=time.process_time,

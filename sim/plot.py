@@ -1,44 +1,175 @@
-"""Figures of a set of rows: units on the axes, what was simulated in the caption."""
+"""Figures of a set of rows, in the house style: units on the axes, a legend by group, and below, what was simulated and what a band is."""
 
 from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-UNITS = {"_s": "seconds", "_credits": "credits", "_tokens": "tokens"}
+from quiver.errors import UsageError
+from sim import statistics
+
+RC: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.alpha": 0.25, "legend.frameon": False, "figure.dpi": 110, "savefig.dpi": 130, "lines.linewidth": 1.6,
+}  # fmt: skip
+# Okabe & Ito 2008: told apart with any colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8B6914", "#666666")
+OUTCOMES = ("completed", "rejected", "failed", "cancelled", "unfinished")
+# (what a column's name ends with, what it is called, its unit).
+_UNITS = (("_s", "seconds"), ("_credits", "credits"), ("_tokens", "tokens"))
+_NAMES = {
+    "ttft_s": "time to first token", "tpot_s": "time per output token", "e2e_s": "end-to-end latency",
+    "queue_s": "wait at the provider, self-reported",
+}  # fmt: skip
+CAPTION_COLUMNS = 110
+# Beyond so many groups lines can't be told apart.
+GROUPS_MAX = 12
+LEVELS = np.linspace(0.0, 1.0, 401)
 
 
 def label(column: str) -> str:
     """A column's name with its unit."""
-    unit = next((unit for ending, unit in UNITS.items() if column.endswith(ending)), None)
-    return column if unit is None else f"{column} ({unit})"
+    for ending, unit in _UNITS:
+        if column.endswith(ending):
+            return f"{_NAMES.get(column, column.removesuffix(ending).replace('_', ' '))} ({unit})"
+    return column.replace("_", " ")
+
+
+def describe_runs(summaries: Sequence[dict[str, Any]]) -> str:
+    """What every figure says about itself: simulated, on which data, at which fidelity, how often."""
+    seeds = len({summary["seed"] for summary in summaries})
+    data = " and ".join(sorted({summary["data"] for summary in summaries}))
+    fidelity = {name: {str(summary["fidelity"][name]) for summary in summaries} for name in summaries[0]["fidelity"]}
+    told = ", ".join(f"{name} {' and '.join(sorted(values))}" for name, values in fidelity.items())
+    return f"Simulated; {data} data; {told}; {seeds} seed{'s' if seeds > 1 else ''}."
 
 
 class Plotter:
-    """Plots of completed requests."""
+    """Figures of requests; `note` says where they come from."""
 
-    def __init__(self, requests: pd.DataFrame) -> None:
-        self._rows = requests[requests["outcome"] == "completed"]
+    def __init__(self, requests: pd.DataFrame, *, note: str = "Simulated.") -> None:
+        self._rows = requests
+        self._completed = requests[requests["outcome"] == "completed"]
+        self._note = note
 
     def cdf(self, column: str, *, by: str = "policy", log: bool = True) -> Figure:
-        """Cumulative distribution, one line a group; the band spans the seeds."""
-        figure, axes = plt.subplots(figsize=(6.4, 4.0), constrained_layout=True)
-        levels = np.linspace(0.0, 1.0, 200)
-        for name, group in self._rows.groupby(by, sort=True):
-            curves = np.array([np.quantile(rows[column].dropna(), levels) for _, rows in group.groupby("seed")])
-            (line,) = axes.plot(curves.mean(axis=0), levels, label=str(name))
+        """Cumulative distribution of completed requests, one line a group: mean over seeds, band from the lowest to the highest."""
+        figure, axes = self._start(by, column)
+        several = False
+        for number, (name, group) in enumerate(self._groups(by)):
+            per_seed = [rows[column].dropna().to_numpy() for _, rows in group.groupby("seed")]
+            curves = np.array([np.quantile(values, LEVELS) for values in per_seed if len(values)])
+            if not len(curves):
+                continue
+            line = {"color": COLOURS[number % len(COLOURS)], "linestyle": "-" if number < len(COLOURS) else "--"}
+            axes.plot(curves.mean(axis=0), LEVELS, label=str(name), **line)
             if len(curves) > 1:
-                axes.fill_betweenx(levels, curves.min(axis=0), curves.max(axis=0), color=line.get_color(), alpha=0.2)
+                several = True
+                axes.fill_betweenx(
+                    LEVELS, curves.min(axis=0), curves.max(axis=0), color=line["color"], alpha=0.15, lw=0
+                )
         if log:
-            axes.set_xscale("log")
-        axes.set_xlabel(label(column))
-        axes.set_ylabel("share of completed requests")
-        axes.set_ylim(0, 1)
-        axes.grid(alpha=0.3)
-        axes.legend(title=by)
-        seeds = self._rows["seed"].nunique()
-        axes.set_title(f"simulated, {len(self._rows):,} requests, {seeds} seed{'s' if seeds > 1 else ''}", fontsize=9)
+            _log_axis(axes, "x")
+        axes.set(xlabel=label(column), ylabel="share of completed requests", ylim=(0, 1))
+        band = "Lines are means over seeds, bands reach from the lowest to the highest seed. " if several else ""
+        return self._finish(
+            figure, axes, by, f"{len(self._completed):,} completed of {len(self._rows):,} requests. {band}"
+        )
+
+    def bands(self, column: str, *, x: str, q: float = 0.99, by: str = "policy", log: bool = True) -> Figure:
+        """A quantile of completed requests over something that was swept, with 95 % bands over seeds."""
+        figure, axes = self._start(by, column, x)
+        table = statistics.summarise(self._completed, column, [q], [by, x])
+        for number, (name, rows) in enumerate(table.groupby(by, sort=True)):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(rows[x], rows["estimate"], color=colour, marker="o", markersize=3, label=str(name))
+            axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+        if log:
+            _log_axis(axes, "y")
+        axes.set(xlabel=label(x), ylabel=f"p{100 * q:g} of {label(column)}")
+        return self._finish(
+            figure, axes, by, "Completed requests only; lines are means over seeds, bands 95 % t-intervals. "
+        )
+
+    def outcomes(self, *, by: str = "policy") -> Figure:
+        """Share of requests by how they ended, one bar a group."""
+        figure, axes = self._start(by)
+        shares = self._rows.groupby(by, sort=True)["outcome"].value_counts(normalize=True).unstack(fill_value=0)
+        shares = shares.reindex(columns=[outcome for outcome in OUTCOMES if outcome in shares])
+        left = np.zeros(len(shares))
+        for outcome in shares:
+            colour = COLOURS[OUTCOMES.index(str(outcome))]
+            axes.barh(
+                [str(name) for name in shares.index], shares[outcome], left=left, color=colour, label=str(outcome)
+            )
+            left += shares[outcome].to_numpy()
+        for place, share in enumerate(shares.get("completed", np.zeros(len(shares)))):
+            axes.text(0.01, place, f"{share:.1%} completed", va="center", color="white", fontsize=8)
+        axes.set(xlabel="share of requests", ylabel=by.replace("_", " "), xlim=(0, 1))
+        axes.grid(axis="y", visible=False)
+        axes.invert_yaxis()
+        return self._finish(figure, axes, "how it ended", f"{len(self._rows):,} requests. ")
+
+    def over_time(self, column: str = "ttft_s", *, by: str = "policy", bins: int = 30) -> Figure:
+        """Median and p95 of completed requests by when they arrived: shows warm-up, bursts and drift."""
+        figure, axes = self._start(by, column)
+        edges = np.linspace(0.0, float(self._rows["arrived_s"].max()) or 1.0, bins + 1)
+        middles = (edges[1:] + edges[:-1]) / 2
+        for number, (name, group) in enumerate(self._groups(by)):
+            colour = COLOURS[number % len(COLOURS)]
+            bin_of = np.clip(np.searchsorted(edges, group["arrived_s"], side="right") - 1, 0, bins - 1)
+            binned = group[column].groupby(bin_of).quantile([0.5, 0.95]).unstack().reindex(range(bins))
+            axes.plot(middles, binned[0.5], color=colour, label=str(name))
+            axes.plot(middles, binned[0.95], color=colour, linestyle=":", linewidth=1.2)
+        _log_axis(axes, "y")
+        axes.set(xlabel="arrival (seconds)", ylabel=label(column))
+        width_s = edges[1] - edges[0]
+        return self._finish(
+            figure, axes, by, f"Solid: median, dotted: p95, of requests that arrived within {width_s:.3g} s. "
+        )
+
+    def _groups(self, by: str) -> list[tuple[Any, pd.DataFrame]]:
+        return list(self._completed.groupby(by, sort=True))
+
+    def _start(self, by: str, *columns: str) -> tuple[Figure, Axes]:
+        for name in (by, *columns):
+            if name not in self._rows:
+                raise UsageError(f"no column {name!r} to plot; there are: {', '.join(self._rows.columns)}")
+        if self._completed.empty and columns:
+            raise UsageError("no request was completed: there is nothing to plot; see `plot.outcomes`")
+        if (count := self._rows[by].nunique()) > GROUPS_MAX:
+            raise UsageError(f"by={by!r} gives {count} lines, at most {GROUPS_MAX} can be told apart")
+        with plt.rc_context(RC):
+            figure, axes = plt.subplots(figsize=(6.8, 4.4), layout="constrained")
+        # A notebook shows what a cell returns; an open figure would be shown twice.
         plt.close(figure)
+        return figure, axes
+
+    def _finish(self, figure: Figure, axes: Axes, legend: str, told: str) -> Figure:
+        # Beside the axes: inside, it covers lines of some data or other.
+        axes.legend(title=legend.replace("_", " "), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+        caption = "\n".join(textwrap.wrap(told + self._note, CAPTION_COLUMNS))
+        figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color="#444444")
         return figure
+
+
+def _log_axis(axes: Axes, which: str) -> None:
+    """Logarithmic where all values are positive, with plain numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if axis.get_data_interval()[0] <= 0:
+        return
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axis.get_data_interval()
+    # Less than a decade has one labelled tick at most: label the ones between.
+    axis.set_minor_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if high / low < 10 and str(f"{value:e}")[0] in "125" else "")
+    )

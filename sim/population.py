@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
-from quiver.ids import Address, ModelId, PeerId, RequestId
-from quiver.provider.pricing import Price
-from quiver.provider.service import ServedModel
+from quiver.ids import Address, ModelId, PeerId
+from quiver.provider.models import ServedModel
 from quiver.selection.plugin import resolve
 from quiver.selection.policy import Policy
 from quiver.settlement.contract import Contract
@@ -19,31 +17,29 @@ from quiver.trace import LedgerMoved
 from quiver.values.backend import InstalledModel
 from quiver.values.ledger import Deposit
 from sim.capacity import MachineState, MeanLengths, make_true_wait
+from sim.clients import MODEL_NAME, Asked
 from sim.clock import EPOCH_MS, SimClock
 from sim.collect import Collector, ProviderRow
 from sim.hardware import HardwareProfile, sample_pool
-from sim.instant import InstantBackend
 from sim.ledger import SimChain
 from sim.loop import Environment
+from sim.machine import Machine, make_backend
 from sim.nodes import AggregatorNode, GatewayNode, ProviderNode, Surroundings
 from sim.oracle import Oracle
+from sim.pricing import ask_price, make_pricing
 from sim.rng import Substreams
 from sim.rules import Links
 from sim.scenario import Scenario
-from sim.service_time import SimBackend
 from sim.signer import SimSigner, SimVerifier
-from sim.topology import Topology
+from sim.topology import make_topology
 from sim.trace import RunTrace
 from sim.transport import Network
 
-MODEL_NAME = "llama3.1:8b"
 MODEL = ModelId(hashlib.sha256(b"QUIVer/simulated model/llama3.1:8b").digest())
 MODEL_BYTES, MODEL_CONTEXT_TOKENS = 4_920_000_000, 8192
 CHAIN_ID, CONTRACT = 31337, Address(hashlib.sha256(b"QUIVer/simulated contract").digest()[:20])
 # The faucet of the simulated chain gives each gateway enough for all its channels and their top-ups.
 FAUCET_CREDITS = 10**15
-# Prices vary between providers by this log-standard deviation: an assumption.
-PRICE_SIGMA = 0.2
 
 
 def draw_profiles(scenario: Scenario, streams: Substreams) -> list[HardwareProfile]:
@@ -61,16 +57,19 @@ class Population:
 
     def __init__(
         self, scenario: Scenario, seed: int, *, env: Environment, streams: Substreams, trace: RunTrace,
-        profiles: list[HardwareProfile], mean: MeanLengths, outputs: dict[RequestId, int],
+        profiles: list[HardwareProfile], mean: MeanLengths, asked: Asked,
     ) -> None:  # fmt: skip
         self.scenario = scenario
         self.profiles = profiles
         self._streams = streams
         self._trace = trace
-        self._outputs = outputs
+        self._asked = asked
+        self._pricing = make_pricing(scenario.pricing)
         nodes = scenario.providers + scenario.gateways + 1
-        self.topology = Topology.named(scenario.topology, nodes, seed=seed, fallback=scenario.fallback)
-        links = Links.realistic(self.topology, streams, loss=scenario.loss, jitter=scenario.jitter)
+        self.topology = make_topology(scenario.topology, nodes, seed=seed, fallback=scenario.fallback)
+        links = Links.realistic(
+            self.topology, streams, loss=scenario.loss, jitter=scenario.jitter, extra=scenario.link_plugs
+        )
         self.network = Network(env, links, trace, params=scenario.params, encoded=scenario.frames == "encoded")
         verifier = SimVerifier(mode=scenario.signatures)
         self.contract = Contract(
@@ -105,23 +104,17 @@ class Population:
         installed = InstalledModel(
             name=MODEL_NAME, model=MODEL, size_bytes=MODEL_BYTES, warm=True, context_tokens=MODEL_CONTEXT_TOKENS
         )
-        factor = self._streams.stream(name, "price").lognormvariate(0.0, PRICE_SIGMA)
-        price = Price(prompt=round(50_000 * factor), completion=round(150_000 * factor))
+        price = ask_price(self._pricing, profile, self._streams.stream(name, "price"))
         served = ServedModel(
             installed=installed, price=price, prefill_tps=profile.prefill_tps, decode_tps=profile.decode_tps
         )
-        chunk = 1 if scenario.chunks == "token" else scenario.chunk_tokens
-
-        def backend() -> Any:
-            if scenario.service == "instant":
-                return InstantBackend([installed], output_tokens=self._outputs.__getitem__, chunk_tokens=chunk)
-            return SimBackend(
-                profile, [installed], self._streams, output_tokens=self._outputs.__getitem__, slots=slots,
-                chunk_tokens=chunk, build=profile.name,
-            )  # fmt: skip
-
+        machine = Machine(
+            profile=profile, models=[installed], slots=slots, clock=SimClock(around.env), streams=self._streams,
+            chunk_tokens=1 if scenario.chunks == "token" else scenario.chunk_tokens,
+            output_tokens=self._asked.output_tokens, prefix_blocks=self._asked.prefix_blocks,
+        )  # fmt: skip
         return ProviderNode(
-            around, name, number, make_backend=backend, served=[served], profile=profile, slots=slots,
+            around, name, number, make_backend=lambda: make_backend(scenario.service, machine), served=[served], profile=profile, slots=slots,
             queue_max=scenario.queue_max, region=self.topology.region_of(number), aggregator=self.aggregator.peer_id,
         )  # fmt: skip
 

@@ -19,7 +19,9 @@ import pandas as pd
 
 import quiver
 from sim.collect import EpochRow, ProviderRow, RequestRow
-from sim.plot import Plotter
+from sim.plot import Plotter, describe_runs
+from sim.plug import plug_name
+from sim.table import make_record, show_seconds
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -27,10 +29,19 @@ if TYPE_CHECKING:
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
+# As parquet gives them back.
+_TEXT = pd.StringDtype(na_value=np.nan)
+_DTYPES: dict[str, Any] = {
+    "int": "int64", "float": "float64", "float | None": "float64", "bool": "bool", "str": _TEXT, "str | None": _TEXT,
+}  # fmt: skip
+
+
 def make_frame(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> pd.DataFrame:
-    """One row a struct, columns in the order of the struct's fields; the schema holds for no rows too."""
-    columns = list(kind.__struct_fields__)
-    return pd.DataFrame([[getattr(row, name) for name in columns] for row in rows], columns=columns)
+    """One row a struct; columns, order and types are those of its fields, with no rows too, and after parquet."""
+    frame = pd.DataFrame(
+        [[getattr(row, name) for name in kind.__struct_fields__] for row in rows], columns=list(kind.__struct_fields__)
+    )
+    return frame.astype({name: _DTYPES[annotation] for name, annotation in kind.__annotations__.items()})
 
 
 def compute_quantiles(values: pd.Series) -> dict[str, float | None]:
@@ -68,7 +79,7 @@ class Result:
             "policy": collector.policy, "data": world.workload.label,
             "fidelity": {
                 "frames": scenario.frames, "signatures": scenario.signatures, "chunks": scenario.chunks,
-                "transport": "message", "service": scenario.service,
+                "transport": "message", "service": plug_name(scenario.service),
             },
             "nodes": scenario.providers + scenario.gateways + 1, "requests": len(counted),
             "completed": int(outcomes.get("completed", 0)), "rejected": int(outcomes.get("rejected", 0)),
@@ -120,22 +131,18 @@ class Result:
     @property
     def plot(self) -> Plotter:
         """Figures: `result.plot.cdf("ttft_s")`."""
-        return Plotter(self.requests)
+        return Plotter(self.requests, note=describe_runs([self.summary]))
 
     def _repr_html_(self) -> str:
         s = self.summary
         rows = {
             "scenario": f"{s['scenario']} (seed {s['seed']}, {s['data']} data, simulated)",
             "requests": f"{s['completed']:,} of {s['requests']:,} completed",
-            "TTFT p50 / p99": f"{_seconds(s['ttft_s']['p50'])} / {_seconds(s['ttft_s']['p99'])}",
-            "credits paid": f"{s['credits_paid']:,}",
+            "TTFT p50 / p99": f"{show_seconds(s['ttft_s']['p50'])} / {show_seconds(s['ttft_s']['p99'])}",
+            "credits paid": s["credits_paid"],
             "digest": s["digest"][:16],
         }
-        return "<table>" + "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows.items()) + "</table>"
-
-
-def _seconds(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f} s"
+        return make_record(rows)
 
 
 def make_manifest(scenario: dict[str, Any], summary: dict[str, Any], data_note: str) -> dict[str, Any]:

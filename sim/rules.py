@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Protocol
 
 from quiver.errors import UsageError
+from sim.plug import Plug, PlugPoint
 from sim.rng import Substreams
 from sim.topology import Topology
 
@@ -38,7 +39,10 @@ def _uniform(key: int, counter: int) -> float:
 
 
 class LinkRule(Protocol):
-    """One effect of a link. `in_handshake`: whether a handshake, which has no size and no queue, feels it too."""
+    """The plug point: one effect of a link.
+
+    `in_handshake` says whether a handshake, which has no size and no queue, feels it too; a rule without it is felt.
+    """
 
     in_handshake: bool
 
@@ -220,6 +224,13 @@ class Partition:
         return 0.0 if a is None or b is None or a == b else DROP
 
 
+_METHODS = {"delay_s": ("src", "dst", "size_bytes", "now")}
+_OFFERS = ("topology", "streams")
+JITTER = PlugPoint(field="jitter", builtins={"wander": Jitter}, plain="true or false", offers=_OFFERS, methods=_METHODS)
+LOSS = PlugPoint(field="loss", builtins={}, plain="a probability", offers=_OFFERS, methods=_METHODS)
+LINKS = PlugPoint(field="links", builtins={"bandwidth": Bandwidth}, offers=_OFFERS, methods=_METHODS)
+
+
 class Links:
     """All links of a world: the sum of its rules. What `sim.transport` asks for every frame."""
 
@@ -234,18 +245,22 @@ class Links:
 
     @classmethod
     def realistic(
-        cls, topology: Topology, streams: Substreams, *, loss: float = 0.0, jitter: bool = True, bandwidth: bool = True,
-        extra: Sequence[LinkRule] = (),
+        cls, topology: Topology, streams: Substreams, *, loss: Plug | float = 0.0, jitter: Plug | bool = True,
+        bandwidth: bool = True, extra: Sequence[Plug] = (),
     ) -> Links:  # fmt: skip
-        """Latency, jitter (where the topology has a sigma), bandwidth (where it has one), loss, then `extra`."""
+        """Latency, jitter (where the topology has a sigma), bandwidth (where it has one), loss, then `extra`; all pluggable."""
         rules: list[LinkRule] = [MatrixLatency(topology)]
-        if jitter and topology.log_rtt_sigma > 0:
+        if not isinstance(jitter, bool):
+            rules.append(JITTER.make(jitter, topology, streams))
+        elif jitter and topology.log_rtt_sigma > 0:
             rules.append(Jitter(topology, streams))
         if bandwidth and any(math.isfinite(topology.bandwidth_bps(node)[0]) for node in range(len(topology))):
             rules.append(Bandwidth(topology))
-        if loss > 0:
+        if not isinstance(loss, (int, float)):
+            rules.append(LOSS.make(loss, topology, streams))
+        elif loss > 0:
             rules.append(Loss(topology, streams, probability=loss))
-        return cls(topology, [*rules, *extra])
+        return cls(topology, [*rules, *(LINKS.make(plug, topology, streams) for plug in extra)])
 
     def delay_s(self, source: int, destination: int, size_bytes: int, now: float) -> float:
         """Seconds from sending to delivery, infinity when the link is cut. Every rule is asked, so queues see every frame."""
@@ -263,6 +278,6 @@ class Links:
             return self.topology.rtt_s(source, destination)
         size, total = Loss.PACKET_BYTES, 0.0
         for rule in self.rules:
-            if rule.in_handshake:
+            if getattr(rule, "in_handshake", True):
                 total += rule.delay_s(source, destination, size, now) + rule.delay_s(destination, source, size, now)
         return total

@@ -1,15 +1,17 @@
 """A scenario: everything that defines a run but its seed. Frozen, hashable by content, sweepable.
 
-Every plug point takes a value, a class, `module:Class` or `file.py:Class`. The hash covers the source of plugged-in
-classes, the package version and the checksums of data, so a stored result is never mistaken for another.
+A field of type `Plug` is a plug point: `sim.plug` says what it takes, docs/extend.md shows each. The hash covers the source
+of plugged-in classes, the package version and the checksums of data, so a stored result is never mistaken for another.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +21,22 @@ import msgspec
 import quiver
 from quiver.errors import UsageError
 from quiver.params import Params
-from sim.source import describe_source
+from sim import data
+from sim.churn import check_churn
+from sim.fingerprint import describe_plug
+from sim.hardware import HARDWARE
+from sim.library import WORKLOAD, make_workload
+from sim.machine import SERVICE
+from sim.plug import Plug, PlugPoint, plug_name
+from sim.pricing import PRICING
+from sim.rules import JITTER, LINKS, LOSS
+from sim.settings import read_settings
+from sim.topology import TOPOLOGY
 from sim.workload import Workload, poisson
 
-Plug = Any
-"""A registered name, a class, a factory, `module:Class` or `file.py:Class`."""
+# Those that take nothing but plugs; jitter, loss, churn and links have simpler values too.
+_POINTS: tuple[PlugPoint, ...] = (WORKLOAD, TOPOLOGY, HARDWARE, PRICING, SERVICE)
+_PLUGS = ("workload", "topology", "jitter", "loss", "links", "policy", "hardware", "pricing", "churn", "service")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +57,30 @@ class Scenario:
     warmup_s: float = 0.0
     "Requests that arrive earlier are kept in the frames, but cut from summaries."
     drain_s: float = 300.0
-    workload: Any = "azure-conv"
-    "A name of `Workload.named`, or a `Workload`."
+    workload: Plug = "azure-conv"
+    "A name of `sim.library`, a `Workload`, or what makes one of (seed)."
     arrivals: float = 1.0
     "Factor on the workload's arrival rate."
     load: float | None = None
     "Offered load as a share of the pool's capacity; replaces `arrivals`. Capacity is computed, see `sim.capacity`."
-    topology: str = "planetlab"
-    jitter: bool = True
-    loss: float = 0.0
-    "Packet loss probability: an assumption, there is no measured fit."
+    topology: Plug = "planetlab"
+    "A name, a `Topology` (`Topology.from_graph` takes networkx), or what makes one of (nodes, seed)."
+    jitter: Plug | bool = True
+    "Whether round-trip times wander as the topology's do, or a `LinkRule` that does it."
+    loss: Plug | float = 0.0
+    "Packet loss probability (an assumption, there is no measured fit), or a `LinkRule`."
+    links: Plug | tuple[Plug, ...] = ()
+    "Further `LinkRule`s, whose delays are added; a class or function is called with (topology, streams)."
     policy: Plug = "power-of-two"
-    hardware: str = "consumer"
-    "A pool of `sim.hardware`: `consumer` is heterogeneous, a profile name makes all providers alike."
+    hardware: Plug = "consumer"
+    "A `Pool` or its name in `sim.hardware`: `consumer` is heterogeneous; a profile (name) makes all providers alike."
     slots: int | None = None
     "Streams a provider serves at once; None takes its hardware profile's."
     queue_max: int = 16
-    churn: str = "none"
-    "`none`, `spot`, `ipfs`, or departures per hour as a number."
+    pricing: Plug = "spread"
+    "`spread`, `flat`, or a `Pricing`: what each provider asks."
+    churn: Plug | float = "none"
+    "`none`, `spot`, `ipfs`, departures per hour, or a `Churn`."
     frames: str = "sized"
     "`encoded` encodes and decodes every frame, `sized` only encodes."
     signatures: str = "modelled"
@@ -71,8 +90,8 @@ class Scenario:
     chunk_tokens: int = 16
     discovery: str = "dht"
     "`dht`: join and find by real lookups; `given`: gateways are told all providers at the start."
-    service: str = "engine"
-    "`engine`: the LLM service-time model; `instant`: answers at once, to measure the protocol alone."
+    service: Plug = "engine"
+    "`engine`: the LLM service-time model; `instant`: answers at once; or what makes an engine of a `sim.machine.Machine`."
     output_tokens: int | None = None
     "Fixed answer length; None takes the workload's."
     block_time_s: float = 2.0
@@ -83,19 +102,51 @@ class Scenario:
     "Use the synthetic twin when the data folder has no trace; the result says so."
 
     def __post_init__(self) -> None:
-        for name, low in (("providers", 1), ("gateways", 1), ("chunk_tokens", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"scenario {self.name}: {name} must be at least {low}, not {getattr(self, name)}")
+        if isinstance(self.links, list):
+            object.__setattr__(self, "links", tuple(self.links))
+        for name, low in (
+            ("providers", 1), ("gateways", 1), ("chunk_tokens", 1), ("slots", 1), ("queue_max", 0), ("output_tokens", 1),
+            ("warmup_s", 0), ("drain_s", 0), ("block_time_s", 0), ("clock_skew_ms", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not low <= value < math.inf:
+                raise UsageError(f"scenario {self.name}: {name} must be at least {low}, not {value}")
         for name, choices in (
             ("frames", ("encoded", "sized")), ("signatures", ("real", "modelled")), ("chunks", ("token", "coalesced")),
-            ("discovery", ("dht", "given")), ("service", ("engine", "instant")),
+            ("discovery", ("dht", "given")),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise UsageError(
                     f"scenario {self.name}: {name} is one of {', '.join(choices)}, not {getattr(self, name)!r}"
                 )
-        if self.duration_s <= 0 or self.arrivals <= 0 or (self.load is not None and not 0 < self.load):
-            raise UsageError(f"scenario {self.name}: duration_s, arrivals and load must be positive")
+        for name in ("duration_s", "arrivals", "load"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"scenario {self.name}: {name} must be positive, not {value}")
+        self._check_plugs()
+
+    def _check_plugs(self) -> None:
+        """Early and cheap: names exist and kinds are right. What a plug makes is checked when a world makes it."""
+        for point in _POINTS:
+            point.check(getattr(self, point.field))
+        if not isinstance(self.jitter, bool):
+            JITTER.check(self.jitter)
+        if not isinstance(self.loss, (int, float)):
+            LOSS.check(self.loss)
+        elif not 0 <= self.loss < 1:
+            raise UsageError(f"scenario {self.name}: loss is a probability from 0 to below 1, not {self.loss}")
+        for plug in self.link_plugs:
+            LINKS.check(plug)
+        check_churn(self.churn)
+        if not isinstance(self.policy, str) and not callable(self.policy):
+            raise UsageError(
+                f"scenario {self.name}: policy is a {type(self.policy).__name__}: give the class, so each gateway makes its own"
+            )
+
+    @property
+    def link_plugs(self) -> tuple[Plug, ...]:
+        """`links`, one or several, as several."""
+        return self.links if isinstance(self.links, tuple) else (self.links,)
 
     @classmethod
     def named(cls, name: str) -> Scenario:
@@ -115,21 +166,21 @@ class Scenario:
         inner = {f: changes.pop(f) for f in list(changes) if f not in own and f in Params.__struct_fields__}
         unknown = sorted(set(changes) - own)
         if unknown:
-            raise UsageError(f"a scenario has no field {unknown[0]!r}; it has: {', '.join(sorted(own))}")
+            known = sorted(own | set(Params.__struct_fields__))
+            close = difflib.get_close_matches(unknown[0], known, n=1)
+            raise UsageError(
+                f"a scenario has no field {unknown[0]!r}"
+                + (f"; did you mean {close[0]}?" if close else "")
+                + f" It has: {', '.join(sorted(own))}; and the protocol's constants: {', '.join(Params.__struct_fields__)}"
+            )
         if inner:
             changes["params"] = msgspec.structs.replace(changes.get("params", self.params), **inner)
         return dataclasses.replace(self, **changes)
 
     def with_settings(self, settings: Iterable[str]) -> Scenario:
         """`key=value` texts from a command line, each value read as the type of the field it replaces."""
-        changes: dict[str, Any] = {}
-        for setting in settings:
-            key, equals, text = setting.partition("=")
-            if not equals:
-                raise UsageError(f"--set {setting!r}: write key=value")
-            old = getattr(self, key, getattr(self.params, key, None))
-            changes[key] = _read(key, text, old)
-        return self.replace(**changes)
+        fields = {f.name: str(f.type) for f in dataclasses.fields(self)}
+        return self.replace(**read_settings(settings, fields, self.params))
 
     def sweep(self, **axes: Iterable[Any]) -> Any:
         """All combinations of the given fields (and `seed`), as a `sim.sweep.Sweep`."""
@@ -142,9 +193,7 @@ class Scenario:
 
     def load_workload(self, seed: int) -> Workload:
         """The workload before any scaling; its own draws, if any, come from the seed."""
-        if isinstance(self.workload, Workload):
-            return self.workload
-        return Workload.named(self.workload, fallback=self.fallback, seed=seed)
+        return make_workload(self.workload, seed=seed, fallback=self.fallback)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready: every field, plugs by name."""
@@ -155,39 +204,32 @@ class Scenario:
                 value = {name: getattr(value, name) for name in Params.__struct_fields__}
             elif isinstance(value, Workload):
                 value = f"{value.name}:{value.checksum()}"
+            elif isinstance(value, tuple):
+                value = [plug_name(plug) for plug in value]
             elif not isinstance(value, (str, int, float, bool, type(None))):
                 value = plug_name(value)
             described[f.name] = value
         return described
 
     def hash(self) -> str:
-        """16 hex digits over every field, the sources of plugged-in classes, the version and the workload's checksum."""
-        content = self.describe() | {"version": quiver.__version__, "policy_source": describe_source(self.policy)}
-        if isinstance(self.workload, str) and self.service == "engine":
-            content["workload_checksum"] = self.load_workload(0).checksum()
+        """16 hex digits over every field, the sources of plugged-in classes, the version and the data's checksums."""
+        sources = {name: describe_plug(getattr(self, name)) for name in _PLUGS if name != "workload"}
+        content = self.describe() | {
+            "version": quiver.__version__, "sources": sources, "workload_checksum": self.load_workload(0).checksum(),
+            "topology_checksum": self._topology_checksum(),
+        }  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-
-def plug_name(plug: Plug) -> str:
-    """How a plug is shown in tables."""
-    if isinstance(plug, str):
-        return plug.rpartition(":")[2] if ":" in plug else plug
-    return getattr(plug, "__name__", type(plug).__name__)
-
-
-def _read(key: str, text: str, old: Any) -> Any:
-    try:
-        if isinstance(old, bool):
-            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        if isinstance(old, int):
-            return int(text.replace("_", ""))
-        if isinstance(old, float):
-            return float(text)
-        if old is None:
-            return json.loads(text)
-    except (ValueError, KeyError):
-        raise UsageError(f"--set {key}={text}: {key} is a {type(old).__name__}, like {old!r}") from None
-    return text
+    def _topology_checksum(self) -> str | None:
+        """Of the measured matrix; None without one, or where a stand-in is allowed and the data is missing."""
+        if self.topology not in data.FILES:
+            return None
+        try:
+            return data.checksum(self.topology)
+        except data.DataMissing:
+            if not self.fallback:
+                raise
+            return None
 
 
 def _tour() -> Scenario:

@@ -1,4 +1,4 @@
-"""The source text of a plugged-in class, wherever it was typed: a file, a notebook cell, another process.
+"""The source text of a plugged-in class, wherever it was typed, and the names that it takes from outside.
 
 `inspect.getsource` knows no classes of notebook cells; their methods know the cell, and `linecache` its text.
 """
@@ -6,25 +6,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import linecache
+import sys
 import textwrap
+from pathlib import Path
 from types import FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
-
-_REMEMBERED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-
-
-def remember(plug: Any, text: str) -> None:
-    """Note the source of a class that came from another process, where no cell holds its text."""
-    _REMEMBERED[plug] = text
 
 
 def read_source(plug: Any) -> str:
     """The text of a class or function, without indentation; `OSError` when it was typed where nobody keeps it."""
-    if plug in _REMEMBERED:
-        return _REMEMBERED[plug]
     if not inspect.isclass(plug):
         return textwrap.dedent(inspect.getsource(plug))
     # The code of a method names its cell or file; a class without methods can only come from a file.
@@ -50,20 +43,69 @@ def _find_class(text: str, name: str, line: int) -> str | None:
     return None
 
 
-def describe_source(plug: Any) -> str:
-    """What tells two versions of a plug apart: its source, else its bytecode, else its name."""
-    if isinstance(plug, str):
-        path = plug.rpartition(":")[0]
-        if path.endswith(".py"):
-            with open(path, encoding="utf-8") as file:
-                return file.read()
-        return plug
+def is_installed(value: Any) -> bool:
+    """Lives where every installation has it: here, in the standard library or in a package; not in a notebook or script."""
+    module = getattr(value, "__module__", None)
+    if not isinstance(module, str):
+        return False
+    top = module.partition(".")[0]
+    if top not in ("quiver", "sim") and top not in sys.stdlib_module_names:
+        file = getattr(sys.modules.get(top), "__file__", None) or ""
+        if "site-packages" not in Path(file).parts:
+            return False
+    return write_import("x", value) is not None
+
+
+def write_import(name: str, value: Any) -> str | None:
+    module, called = getattr(value, "__module__", None), getattr(value, "__name__", getattr(value, "_name", None))
+    if not isinstance(module, str) or not isinstance(called, str) or module == "__main__":
+        return None
     try:
-        return read_source(plug)
-    except (OSError, TypeError):
-        # Typed into a prompt that keeps no source.
-        functions = (
-            [value for value in vars(plug).values() if isinstance(value, FunctionType)] if inspect.isclass(plug) else []
-        )
-        codes = [function.__code__ for function in functions] or [getattr(plug, "__code__", None)]
-        return "\n".join(repr(plug) if code is None else code.co_code.hex() + repr(code.co_consts) for code in codes)
+        if getattr(importlib.import_module(module), called) is not value:
+            return None
+    except (ImportError, AttributeError):
+        return None
+    return f"from {module} import {called}" + ("" if called == name else f" as {name}")
+
+
+def find_namespace(value: Any) -> dict[str, Any]:
+    """What the names of a definition mean: the globals of its functions, and what they close over."""
+    functions = (
+        [value] if isinstance(value, FunctionType) else [f for f in vars(value).values() if isinstance(f, FunctionType)]
+    )
+    space: dict[str, Any] = {}
+    for function in functions:
+        space |= function.__globals__
+    for function in functions:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if name != "__class__":
+                space[name] = cell.cell_contents
+    return space or dict(vars(sys.modules[value.__module__]))
+
+
+def find_names(source: str) -> tuple[list[str], frozenset[str]]:
+    """Names that a definition takes from outside, and those of them that only annotations use."""
+    tree = ast.parse(source)
+    annotations = {
+        id(inner)
+        for node in ast.walk(tree)
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if isinstance(part, ast.AST)
+        for inner in ast.walk(part)
+    }
+    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    bound |= {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.ExceptHandler)) and node.name
+    }
+    bound |= {(node.asname or node.name).partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.alias)}
+    used: dict[str, None] = {}
+    in_code: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in bound:
+            used[node.id] = None
+            if id(node) not in annotations:
+                in_code.add(node.id)
+    return list(used), frozenset(used) - in_code

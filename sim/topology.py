@@ -16,6 +16,7 @@ import numpy as np
 
 from quiver.errors import UsageError
 from sim import data
+from sim.plug import Plug, PlugPoint
 from sim.rng import Substreams
 
 SAME_ROW_RTT_S = 0.001
@@ -102,16 +103,10 @@ class Topology:
     @classmethod
     def named(cls, name: str, nodes: int, *, seed: int = 0, fallback: bool = False) -> Topology:
         """planetlab, seattle, simblock or synthetic; with `fallback`, synthetic when the data is missing."""
-        makers = {
-            "planetlab": cls.planetlab,
-            "seattle": cls.seattle,
-            "simblock": cls.simblock,
-            "synthetic": cls.synthetic,
-        }
-        if name not in makers:
-            raise UsageError(f"no topology is called {name!r}; there are: {', '.join(sorted(makers))}")
+        TOPOLOGY.check(name)
         try:
-            return makers[name](nodes, seed=seed)
+            topology: Topology = TOPOLOGY.builtins[name](nodes, seed=seed)
+            return topology
         except data.DataMissing:
             if not fallback:
                 raise
@@ -187,6 +182,26 @@ class Topology:
         row_of = list(range(count)) if nodes is None else assign_rows(count, len(vertices), seed, "graph")
         regions = [str(graph.nodes[vertex].get("region", vertex)) for vertex in vertices]
         return cls(name="graph", label="synthetic", rtt_s=rtt_s, row_of=row_of, regions=regions)
+
+
+TOPOLOGY = PlugPoint(
+    field="topology",
+    builtins={
+        "planetlab": Topology.planetlab, "seattle": Topology.seattle, "simblock": Topology.simblock,
+        "synthetic": Topology.synthetic,
+    },
+    offers=("nodes", "seed"), kind=Topology,
+)  # fmt: skip
+
+
+def make_topology(plug: Plug, nodes: int, *, seed: int, fallback: bool = False) -> Topology:
+    """A built-in's name (with `fallback` as in `Topology.named`), a `Topology`, or a plug that makes one; large enough."""
+    if isinstance(plug, str) and ":" not in plug:
+        return Topology.named(plug, nodes, seed=seed, fallback=fallback)
+    topology: Topology = TOPOLOGY.make(plug, nodes, seed)
+    if len(topology) < nodes:
+        raise UsageError(f"topology {topology.name} has {len(topology)} nodes, and this scenario has {nodes}")
+    return topology
 
 
 def assign_rows(nodes: int, rows: int, seed: int, name: str) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from quiver.errors import UsageError
-from sim.data import DataMissing
 from sim.rng import Substreams
 
 Label = Literal["real", "synthetic"]
@@ -101,23 +100,9 @@ class Workload:
     @classmethod
     def named(cls, name: str, *, fallback: bool = False, seed: int = 0) -> Workload:
         """azure-conv, azure-code, mooncake, servegen-MODEL; with `fallback`, the synthetic twin if the data is missing."""
-        from sim import traces, twins  # they build Workloads, so they import this file
+        from sim.library import make_workload  # it reads Workloads, so it imports this file
 
-        readers: dict[str, Callable[[], Workload]] = {
-            "azure-conv": lambda: traces.azure("conv"),
-            "azure-code": lambda: traces.azure("code"),
-            "mooncake": lambda: traces.mooncake(seed=seed),
-            **{f"servegen-{model}": _reader(traces.servegen, model, seed) for model in traces.SERVEGEN_MODELS},
-            **{f"{twin}-synthetic": _reader(twins.synthetic, twin, seed) for twin in twins.TWINS},
-        }
-        if name not in readers:
-            raise UsageError(f"no workload is called {name!r}; there are: {', '.join(sorted(readers))}")
-        try:
-            return readers[name]()
-        except DataMissing:
-            if not fallback or name not in twins.TWINS:
-                raise
-            return twins.synthetic(name, seed=seed)
+        return make_workload(name, seed=seed, fallback=fallback)
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -245,7 +230,3 @@ def poisson(
         input_tokens=np.full(len(arrival), input_tokens, np.int64),
         output_tokens=np.full(len(arrival), output_tokens, np.int64), note=f"Poisson {rate_rps:g}/s",
     )  # fmt: skip
-
-
-def _reader(read: Callable[..., Workload], name: str, seed: int) -> Callable[[], Workload]:
-    return lambda: read(name, seed=seed)

@@ -9,26 +9,25 @@ from __future__ import annotations
 import gc
 import resource
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from quiver.errors import Unavailable
-from quiver.ids import RequestId
 from quiver.runtime import Nursery
 from sim.capacity import MeanLengths, compute_capacity
-from sim.churn import Churn, NoChurn, ipfs, per_hour, spot
-from sim.clients import Clients
+from sim.churn import make_churn
+from sim.clients import Asked, Clients
 from sim.clock import SimClock
 from sim.collect import Collector
 from sim.invariants import RequestCount, SecondBookkeeper
 from sim.loop import Environment
 from sim.nodes import ProviderNode
+from sim.plug import plug_name
 from sim.population import Population, count_slots, draw_profiles
 from sim.result import Result
 from sim.rng import Substreams
-from sim.scenario import Scenario, plug_name
+from sim.scenario import Scenario
 from sim.trace import RunTrace
 from sim.workload import Workload
 
@@ -36,10 +35,13 @@ from sim.workload import Workload
 class World:
     """`World(scenario, seed).run() -> Result`. A world runs once."""
 
-    def __init__(self, scenario: Scenario, seed: int = 1, *, record: bool = False) -> None:
+    def __init__(
+        self, scenario: Scenario, seed: int = 1, *, record: bool = False, scenario_hash: str | None = None
+    ) -> None:
+        """`scenario_hash`: as computed where the plugs' sources are known; by default it is computed here."""
         self.scenario = scenario
         self.seed = seed
-        self.scenario_hash = scenario.hash()
+        self.scenario_hash = scenario_hash or scenario.hash()
         self.env = Environment()
         self.streams = Substreams(seed)
         self.trace = RunTrace(record=record)
@@ -53,10 +55,10 @@ class World:
         profiles = draw_profiles(scenario, self.streams)
         self.capacity_rps = compute_capacity([(profile, count_slots(scenario, profile)) for profile in profiles], mean)
         self.workload = scale_workload(whole, scenario, self.capacity_rps)
-        outputs: dict[RequestId, int] = {}
+        asked = Asked()
         self.population = Population(
             scenario, seed, env=self.env, streams=self.streams, trace=self.trace, profiles=profiles, mean=mean,
-            outputs=outputs,
+            asked=asked,
         )  # fmt: skip
         self.providers = self.population.providers
         self.gateways = self.population.gateways
@@ -64,7 +66,7 @@ class World:
         self.collector.names |= self.population.names()
         self._clients = Clients(
             scenario, self.workload, env=self.env, streams=self.streams, topology=self.population.topology,
-            collector=self.collector, outputs=outputs,
+            collector=self.collector, asked=asked,
         )  # fmt: skip
 
     def run(self, *, progress: bool = True) -> Result:
@@ -183,9 +185,3 @@ def scale_workload(workload: Workload, scenario: Scenario, capacity_rps: float) 
     if scenario.duration_s > workload.span_s:
         workload = workload.lasting(scenario.duration_s)
     return workload.clip(scenario.duration_s)
-
-
-def make_churn(text: str) -> Churn:
-    """`none`, `spot`, `ipfs`, or departures per hour."""
-    makers: dict[str, Callable[[], Churn]] = {"none": NoChurn, "spot": spot, "ipfs": ipfs}
-    return makers[text]() if text in makers else per_hour(float(text))

@@ -55,14 +55,17 @@ _OUTCOME = Outcome(
 
 def load(spec: str) -> Factory:
     """The factory behind a name, `module:Class` or `file.py:Class`; `UsageError` says what is wrong and what to do."""
-    place, colon, class_name = spec.rpartition(":")
-    if not colon:
-        return named(spec)
+    return resolve(find(spec), called=spec) if ":" in spec else named(spec)
+
+
+def find(spec: str) -> Any:
+    """What `module:Name` or `file.py:Name` names, unchecked; `UsageError` when there is no such thing."""
+    place, _, name = spec.rpartition(":")
     module = _module_of_file(Path(place)) if place.endswith(".py") else _module_by_name(place)
-    found = getattr(module, class_name, None)
+    found = getattr(module, name, None)
     if found is None:
-        raise UsageError(f"{place} has no class {class_name!r}: check the name after the colon in {spec!r}")
-    return resolve(found, called=spec)
+        raise UsageError(f"{place} has no class {name!r}: check the name after the colon in {spec!r}")
+    return found
 
 
 def resolve(plug: str | Callable[[], Any], *, called: str = "") -> Factory:
@@ -139,7 +142,7 @@ def _module_of_file(path: Path) -> ModuleType:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"policy file {path} could not be read ({error.strerror}): check the path") from error
+        raise UsageError(f"file {path} could not be read ({error.strerror}): check the path") from error
     digest = hashlib.sha256(str(path.resolve()).encode() + b"\0" + source).hexdigest()[:16]
     name = f"quiver_plugin_{path.stem}_{digest}"
     if name in sys.modules:
@@ -152,5 +155,5 @@ def _module_of_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"policy file {path} failed while it was loaded ({type(error).__name__}: {error})") from error
+        raise UsageError(f"file {path} failed while it was loaded ({type(error).__name__}: {error})") from error
     return module

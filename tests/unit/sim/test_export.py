@@ -18,7 +18,8 @@ from quiver.selection.power_of_two import PowerOfTwo
 from quiver.values.decision import Candidate, Decision
 from quiver.values.request import Dialect, InferenceRequest
 from sim import export
-from sim.source import describe_source, read_source
+from sim.fingerprint import describe_plug
+from sim.source import read_source
 
 PENALTY_S = 0.25
 NEVER = inf
@@ -126,7 +127,7 @@ def test_the_class_of_a_cell_is_found_and_exported(tmp_path):
 
 def test_the_source_tells_two_versions_of_a_cells_class_apart():
     one, two = cell(CELL)["Cheapest"], cell(CELL.replace('"cheapest"', '"dearest"'), name="<cell-2>")["Cheapest"]
-    assert describe_source(one) != describe_source(two)
+    assert describe_plug(one) != describe_plug(two)
 
 
 def test_what_cannot_be_written_or_does_not_run_is_refused_by_name(tmp_path):
