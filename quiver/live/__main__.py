@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from quiver.errors import QuiverError
+from quiver.errors import QuiverError, UsageError
 from quiver.live import config, process
 
 FORMAT = argparse.RawDescriptionHelpFormatter
@@ -23,6 +23,8 @@ DEVNET_POLL_S = 0.2
 DEVNET_STOP_S = 10.0
 "Its nodes have 5 s each, together; what hangs is killed."
 API_KEY_VARIABLE = "QUIVER_API_KEY"
+FAUCET_CREDITS = 100_000_000
+"On the local ledger, whose credits are play money: enough for a hundred channels of the default deposit."
 _ROLES = {
     "bootstrap": "Run a node others join through (DHT only).",
     "aggregator": "Run the node that collects receipts and commits each epoch to the chain.",
@@ -71,7 +73,9 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "init", help=text, description=text, formatter_class=FORMAT,
         epilog="examples:\n  python -m quiver.live init network --directory net --name mynet --port 4001\n"
         "  python -m quiver.live init provider --directory net --backend http://127.0.0.1:11434\n"
-        "  python -m quiver.live init gateway --directory net --backend http://127.0.0.1:11434   # pins its models",
+        "  python -m quiver.live init gateway --directory net --backend http://127.0.0.1:11434   # pins its models\n"
+        "  python -m quiver.live init provider --directory net --kind openai --backend http://127.0.0.1:8000 \\\n"
+        '    --model "qwen=$(sha256sum < qwen.gguf | cut -c1-64)"   # llama-server, vLLM: they tell no digests',
     )  # fmt: skip
     init.add_argument(
         "role",
@@ -84,10 +88,17 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     init.add_argument("--host", default="127.0.0.1", help="UDP address to listen on")
     init.add_argument("--port", type=int, default=4001, help="UDP port; init network also uses the one after it")
     init.add_argument("--http-port", type=int, default=8080, help="gateway: the clients' port")
-    init.add_argument("--backend", metavar="URL", help="read names and digests of models from this Ollama")
+    init.add_argument(
+        "--backend", metavar="URL", help="the engine; names and digests of models are read from it if it is an Ollama"
+    )
+    init.add_argument("--kind", choices=("ollama", "openai"), default="ollama", help="provider: what the engine speaks")
     init.add_argument(
         "--model", action="append", default=[], metavar="NAME=DIGEST", help="pin a model; may be repeated"
     )
+    init.add_argument(
+        "--faucet-credits", type=int, default=FAUCET_CREDITS, metavar="N",
+        help="gateway: play money it gives itself once, on a network's local ledger (default %(default)s)",
+    )  # fmt: skip
     init.set_defaults(run=run_init)
 
 
@@ -111,10 +122,10 @@ def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         f"  {API_KEY_VARIABLE}=... python -m quiver.live client --gateway https://gateway.example --model llama3:8b --json Hello",
     )  # fmt: skip
     client.add_argument("prompt", help="- reads standard input")
-    client.add_argument("--model", required=True)
+    client.add_argument("--model", required=True, help="one of GET /v1/models")
     client.add_argument("--gateway", default="http://127.0.0.1:8080", metavar="URL")
-    client.add_argument("--max-tokens", type=int)
-    client.add_argument("--seed", type=int)
+    client.add_argument("--max-tokens", type=int, help="without it, the network's default")
+    client.add_argument("--seed", type=int, help="the same seed asks the engine for the same answer")
     client.add_argument(
         "--json", action="store_true", help="the whole answer and what was verified, as one JSON object"
     )
@@ -131,12 +142,16 @@ def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     devnet.add_argument(
         "--directory", type=Path, metavar="DIR", help="keep files there; without it they are gone afterwards"
     )
-    devnet.add_argument("--providers", type=int, default=2)
-    devnet.add_argument("--policy", default="power-of-two")
-    devnet.add_argument("--epoch-ms", type=int, default=5000)
+    devnet.add_argument("--providers", type=int, default=2, help="how many (default %(default)s)")
+    devnet.add_argument(
+        "--policy", default="power-of-two", metavar="NAME", help="of the gateway: a name, module:Class or file.py:Class"
+    )
+    devnet.add_argument("--epoch-ms", type=int, default=5000, help="length of an epoch (default %(default)s)")
     devnet.add_argument("--backend", default="", metavar="URL", help="a running Ollama in place of the mock")
     devnet.add_argument("--speed", type=float, default=1.0, help="the mock's time: 1 as a real GPU, 0 never waits")
-    devnet.add_argument("--http-port", type=int, default=8080, help="of the gateway; 0 takes a free one")
+    devnet.add_argument(
+        "--http-port", type=int, default=8080, help="of the gateway (default %(default)s); 0 takes a free one"
+    )
     devnet.set_defaults(run=run_devnet)
 
 
@@ -173,22 +188,34 @@ def run_init(given: argparse.Namespace) -> int:
             directory, name=given.name, host=given.host, bootstrap_port=given.port, aggregator_port=given.port + 1
         )
         print(
-            f"{directory / init.NETWORK_FILE} and its bootstrap and aggregator are ready: start both, give network.toml to others"
+            f"{directory / init.NETWORK_FILE} and its bootstrap and aggregator are ready. Give network.toml to others, and start both:\n"
+            f"  python -m quiver.live bootstrap --config {directory}/bootstrap.toml\n"
+            f"  python -m quiver.live aggregator --config {directory}/aggregator.toml"
         )
         return process.EXIT_DONE
-    models = read_models(given.backend) if given.backend else {}
+    if given.kind == "openai" and not given.model:
+        raise UsageError("an engine of kind openai tells no digests: give --model NAME=SHA256_OF_ITS_FILE")
+    models = read_models(given.backend) if given.backend and given.kind == "ollama" else {}
     for pair in given.model:
-        name, _, digest = pair.rpartition("=")
+        name, equals, digest = pair.rpartition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"--model {pair}: write NAME=DIGEST, as in llama3:8b=64-hex-digits (`ollama list` shows them)"
+            )
         config.parse_digest(digest, where=f"--model {pair}")
         models[name] = digest
     parts = init.Parts()
     if given.role == "gateway":
-        parts = init.gateway_parts(models, http_port=given.http_port)
+        parts = init.gateway_parts(models, http_port=given.http_port, faucet_credits=given.faucet_credits)
     elif given.role == "provider":
-        parts = init.provider_parts(url=given.backend or config.Backend().url, models=models)
+        parts = init.provider_parts(url=given.backend or config.Backend().url, kind=given.kind, models=models)
     port = given.port if given.role in ("bootstrap", "aggregator") else 0
     keypair = init.init_role(given.role, directory, network=given.network, host=given.host, port=port, parts=parts)
-    print(f"{directory / given.role}.toml is ready; account 0x{keypair.account.hex()}")
+    path = directory / f"{given.role}.toml"
+    print(f"{path} is ready; account 0x{keypair.account.hex()}. Check it, then start it:")
+    print(f"  python -m quiver.live doctor --config {path}\n  python -m quiver.live {given.role} --config {path}")
+    if given.role == "gateway" and not models:
+        print(f"First pin a model under [models] in {path}: a gateway without one does not start")
     return process.EXIT_DONE
 
 
@@ -285,7 +312,11 @@ def run_mock(given: argparse.Namespace) -> int:
     mock, host, port = parse_mock(given.rest)
 
     async def main(stop: asyncio.Event) -> None:
-        runner = await start_mock(make_mock_app(mock), host=host, port=port)
+        try:
+            runner = await start_mock(make_mock_app(mock), host=host, port=port)
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"cannot listen on {host} port {port}: {error}; choose another --port") from error
+        print(f"http://{host}:{runner.addresses[0][1]} holds {', '.join(one.name for one in mock.models)}", flush=True)
         await stop.wait()
         await runner.cleanup()
 
@@ -304,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = given.run(given)
     except QuiverError as error:
         process.complain(str(error))
-        return process.EXIT_USAGE
+        return process.EXIT_USAGE if isinstance(error, UsageError) else process.EXIT_UNAVAILABLE
     return code
 
 

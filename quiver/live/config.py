@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,11 @@ from quiver.wire import multiaddr
 
 T = TypeVar("T")
 Level = Literal["debug", "info", "warning", "error"]
+# What is out of range is refused when the file is read: a socket would take port 99999 as 34463 without a word.
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,11 +75,11 @@ class Udp(Section, frozen=True, kw_only=True):
     """`[transport]`: the QUIC port."""
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     "0 lets the kernel choose; a bootstrap or aggregator needs a fixed one."
     announce: tuple[str, ...] = ()
     "Multiaddrs others are told to dial; needed behind NAT and with host 0.0.0.0."
-    idle_timeout_s: float = 30.0
+    idle_timeout_s: Positive = 30.0
     "A peer that is silent this long is gone."
 
 
@@ -82,7 +87,7 @@ class Http(Section, frozen=True, kw_only=True):
     """`[http]`: the gateway's doors."""
 
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Port = 8080
     certfile: str = ""
     keyfile: str = ""
     insecure: bool = False
@@ -104,9 +109,9 @@ class Backend(Section, frozen=True, kw_only=True):
 class PriceSection(Section, frozen=True, kw_only=True):
     """Credits per 10^6 tokens."""
 
-    prompt: int = 50_000
-    completion: int = 150_000
-    minimum_credits: int = 1
+    prompt: NotNegative = 50_000
+    completion: NotNegative = 150_000
+    minimum_credits: NotNegative = 1
 
 
 class Served(Section, frozen=True, kw_only=True):
@@ -116,8 +121,8 @@ class Served(Section, frozen=True, kw_only=True):
     digest: str = ""
     "64 hex digits. If the engine holds another content under this name, the provider refuses to start. Kind openai needs it."
     price: PriceSection | None = None
-    prefill_tps: float = 500.0
-    decode_tps: float = 30.0
+    prefill_tps: Positive = 500.0
+    decode_tps: Positive = 30.0
 
 
 class NodeConfig(Section, frozen=True, kw_only=True):
@@ -148,7 +153,7 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_fi
     "Names clients may ask for, each pinned to a content digest."
     policy: str = "power-of-two"
     "A built-in name, module:Class or file.py:Class."
-    faucet_credits: int = 0
+    faucet_credits: NotNegative = 0
     "On the local ledger: deposit this once, when the account is empty."
     http: Http = Http()
 
@@ -160,9 +165,9 @@ class ProviderConfig(NodeConfig, frozen=True, kw_only=True, tag="provider", tag_
     models: tuple[Served, ...] = ()
     "Empty: everything the engine holds, at `price`."
     price: PriceSection = PriceSection()
-    slots: int = 1
+    slots: Count = 1
     "Requests the engine runs at once (OLLAMA_NUM_PARALLEL)."
-    queue_max: int = 16
+    queue_max: NotNegative = 16
     hardware: str = ""
     region: str = ""
 
@@ -195,7 +200,10 @@ def load_any(path: str | Path) -> NodeConfig:
 
 def load_network(path: str | Path) -> Network:
     """`network.toml`, checked against its own hash."""
-    network = load(path, Network)
+    try:
+        network = load(path, Network)
+    except UsageError as error:
+        raise UsageError(f"{error} (a network file comes from whoever runs the network)") from error
     if network.hash and network.hash != network.compute_hash():
         raise UsageError(
             f"{path}: its hash is {network.hash[:16]}..., but its content gives {network.compute_hash()[:16]}...: "

@@ -115,6 +115,7 @@ class Devnet:
 
     def start(self) -> None:
         """Write everything, start everything, wait until it works; `Unavailable` shows the ends of the logs."""
+        check_free(self._http_port)
         self.write()
         deadline = time.monotonic() + START_S
         if not self._backend:
@@ -277,6 +278,18 @@ def free_ports(count: int, kind: socket.SocketKind) -> list[int]:
     finally:
         for sock in sockets:
             sock.close()
+
+
+def check_free(port: int) -> None:
+    """`UsageError` when somebody listens on this TCP port: told at once, not by a gateway's log half a second later."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise UsageError(
+                f"port {port} of {HOST} cannot be used ({error}): is another devnet running? Choose another --http-port, or 0"
+            ) from error
 
 
 def get_json(url: str) -> object | None:

@@ -24,17 +24,21 @@ from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
 from quiver.live.config import (
+    BootstrapConfig,
     GatewayConfig,
     Network,
     NodeConfig,
     ProviderConfig,
     load_network,
     parse_account,
+    parse_digest,
     parse_peer,
     resolve,
 )
+from quiver.live.http.serve import is_loopback, tls_context
 from quiver.live.libp2p.udp import UdpTransport
-from quiver.live.roles import choose_models, make_backend
+from quiver.live.roles import choose_models, make_backend, policy_spec
+from quiver.selection import plugin
 from quiver.values.kad import KadMessage, KadType
 from quiver.wire.protocols import KAD
 
@@ -83,9 +87,9 @@ async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     findings.append(ok("network", f"{network.name}, hash {network.compute_hash()[:16]}"))
     findings.append(_udp_port(config))
     if isinstance(config, GatewayConfig):
-        findings.append(_http_port(config))
+        findings += [_http_port(config), _models(config, path), _policy(config, path), *_tls(config, path)]
     checks: list[Callable[[], Awaitable[Finding]]] = [
-        lambda: _bootstrap(network, network_path),
+        lambda: _bootstrap(config, path, network, network_path),
         lambda: _chain(config, path, network, network_path),
     ]
     if isinstance(config, ProviderConfig):
@@ -138,9 +142,49 @@ def _port(check: str, kind: socket.SocketKind, host: str, port: int, key: str) -
     return ok(check, f"{host} port {port or 'chosen at start'} is free")
 
 
-async def _bootstrap(network: Network, network_path: Path) -> Finding:
+def _models(config: GatewayConfig, path: Path) -> Finding:
+    try:
+        for digest in config.models.values():
+            parse_digest(digest, where=path.name)
+    except QuiverError as error:
+        return fail("models", error)
+    if not config.models:
+        return fail("models", "[models] is empty", 'pin at least one name, as in "llama3:8b" = "DIGEST"')
+    return ok("models", ", ".join(config.models))
+
+
+def _policy(config: GatewayConfig, path: Path) -> Finding:
+    try:
+        plugin.load(policy_spec(config.policy, path))
+    except QuiverError as error:
+        return fail("policy", error)
+    return ok("policy", config.policy)
+
+
+def _tls(config: GatewayConfig, path: Path) -> list[Finding]:
+    http = config.http
+    if not http.certfile:
+        if is_loopback(http.host) or http.insecure:
+            return []
+        return [fail("tls", f"plain HTTP on {http.host} is refused", "set certfile and keyfile, or insecure = true")]
+    certfile, keyfile = (str(resolve(path, name)) if name else None for name in (http.certfile, http.keyfile))
+    try:
+        tls_context(str(certfile), keyfile)
+    except QuiverError as error:
+        return [fail("tls", error, "give the PEM files of [http] certfile and keyfile")]
+    return [ok("tls", http.certfile)]
+
+
+async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_path: Path) -> Finding:
     """Dial the bootstrap peers with a throw-away key."""
     peers = [parse_peer(text, where=str(network_path)) for text in network.bootstrap]
+    if isinstance(config, BootstrapConfig) and len(peers) == 1:
+        try:
+            itself = keyfile.load(resolve(path, config.key)).peer_id == peers[0].peer_id
+        except QuiverError:
+            itself = False
+        if itself:
+            return ok("bootstrap", "this node is the network's only one: it waits for the others")
     transport = UdpTransport(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0")
     await transport.start()
     try:

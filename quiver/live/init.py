@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return _text(value) if isinstance(value, str) else str(value)
+
+
+_COMMENTED = re.compile(r"^(#? ?\w+ = .*?) {2,}# (.*)$", re.MULTILINE)
+_COMMENT_COLUMN = 34
+
+
+def _align(text: str) -> str:
+    """Comments behind keys begin in one column, whatever the values are."""
+    return _COMMENTED.sub(lambda found: f"{found[1]:<{_COMMENT_COLUMN}}  # {found[2]}", text)
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +119,7 @@ def init_role(
     )  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     keypair = keyfile.create(key)
-    write_new(config, text)
+    write_new(config, _align(text))
     return keypair
 
 
@@ -144,7 +154,7 @@ def gateway_parts(
         settings=(
             "\n# How a provider is chosen: a built-in name, module:Class or file.py:Class.\n"
             f"policy = {_text(policy)}\n"
-            f"faucet_credits = {faucet_credits}           # test networks: deposited once, when the account is empty\n"
+            f"faucet_credits = {faucet_credits}           # play money of a local ledger, deposited once, when the account is empty\n"
         ),
         tables=(
             "\n# Names clients may ask for, each pinned to a content digest (`ollama list`, GET /api/tags).\n"
@@ -176,8 +186,10 @@ def provider_parts(
         ),
         tables=(
             f"\n[backend]\nurl = {_text(url)}\nkind = {_text(kind)}              # ollama or openai\n"
+            '# api_key_file = "engine.key"         # for kind openai, if the engine wants a key\n'
             "\n# Credits per 10^6 tokens.\n[price]\nprompt = 50000\ncompletion = 150000\nminimum_credits = 1\n"
-            "\n# What is on sale; without any, everything the engine holds.\n" + listed
+            "\n# What is on sale; without any, everything an Ollama holds. Kind openai needs each name with the SHA-256 of its weights.\n"
+            + (listed or '# [[models]]\n# name = "llama3:8b"\n# digest = "64 hex digits"\n')
         ),
     )
 

@@ -36,6 +36,10 @@ def run(main: Main, *, watch_stdin: bool = False, stop_s: float = STOP_S) -> int
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has left, as `head` does. What Python still holds for it would fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNAVAILABLE
     except Exception as error:
         _log.exception("a bug ended the process")
         complain(f"bug: {type(error).__name__}: {error}; the log has the traceback, please report it")

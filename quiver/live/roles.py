@@ -102,7 +102,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
     models = {name: parse_digest(digest, where=str(path)) for name, digest in config.models.items()}
     if not models:
         raise UsageError(f'{path}: [models] is empty: pin at least one name, as in "llama3:8b" = "DIGEST"')
-    factory = plugin.load(_policy_spec(config.policy, path))
+    factory = plugin.load(policy_spec(config.policy, path))
     async with opened(config, path) as node:
         runtime = node.runtime
         await _faucet(runtime, config.faucet_credits)
@@ -184,7 +184,7 @@ async def _faucet(runtime: Runtime, credits: int) -> None:
     note(_log, logging.INFO, "account", account="0x" + account.hex(), balance_credits=runtime.ledger.balance(account))
 
 
-def _policy_spec(spec: str, config_path: Path) -> str:
+def policy_spec(spec: str, config_path: Path) -> str:
     """A policy file is looked for beside the config unless its path is absolute or found from here."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place.endswith(".py") or Path(place).exists():

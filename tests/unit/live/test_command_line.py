@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from quiver.errors import Unavailable, UsageError
 from quiver.live import config, process
 from quiver.live.__main__ import main
+from quiver.params import Params
 
-COMMANDS = ("bootstrap", "aggregator", "provider", "gateway", "init", "doctor", "client", "devnet")
+COMMANDS = ("bootstrap", "aggregator", "provider", "gateway", "init", "doctor", "client", "devnet", "ollama-mock")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -45,6 +49,50 @@ def test_init_makes_a_network_and_its_nodes_and_refuses_to_do_it_twice(tmp_path,
     assert main(["init", "gateway", "--directory", str(tmp_path), "--model", f"m:1={'ab' * 32}"]) == 0
     assert config.load_any(tmp_path / "gateway.toml").models == {"m:1": "ab" * 32}
     assert main(["init", "provider", "--directory", str(tmp_path), "--model", "m:1=zz"]) == 2
+
+
+def test_init_of_an_openai_engine_needs_its_digests_and_writes_its_kind(tmp_path, capsys):
+    given = ["init", "provider", "--directory", str(tmp_path), "--kind", "openai", "--backend", "http://127.0.0.1:1"]
+    assert main(given) == 2 and "give --model NAME=SHA256" in capsys.readouterr().err
+    assert main([*given, "--model", "qwen"]) == 2 and "write NAME=DIGEST" in capsys.readouterr().err
+    # Nothing is asked of the engine: nobody listens on port 1.
+    assert main([*given, "--model", f"qwen={'ab' * 32}"]) == 0
+    made = config.load_any(tmp_path / "provider.toml")
+    assert (made.backend.kind, made.models[0].name) == ("openai", "qwen")
+
+
+def test_init_says_what_comes_next_and_a_new_gateway_can_pay(tmp_path, capsys):
+    assert main(["init", "gateway", "--directory", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "live doctor --config" in shown and "First pin a model" in shown
+    made = config.load_any(tmp_path / "gateway.toml")
+    assert made.faucet_credits >= Params.default().channel_deposit_credits
+
+
+def test_an_engine_that_is_away_is_code_1_because_it_may_come_back(tmp_path, capsys):
+    given = ["init", "provider", "--directory", str(tmp_path / "new"), "--backend", "http://127.0.0.1:1"]
+    assert main(given) == 1 and "no engine answers at http://127.0.0.1:1" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_devnet_whose_port_is_taken_says_so_before_it_starts_anything(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["devnet", "--directory", str(tmp_path / "net"), "--http-port", str(port)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port}" in line and "--http-port" in line and not (tmp_path / "net").exists()
+
+
+def test_a_reader_who_leaves_ends_the_client_without_a_traceback():
+    code = "import sys; from quiver.live import process\n"
+    code += "async def main(stop):\n  while True: print('x' * 4096, flush=True)\nsys.exit(process.run(main))"
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer.stdout.read(1)
+    writer.stdout.close()
+    assert (writer.wait(10), writer.stderr.read()) == (1, b"")
+    writer.stderr.close()
 
 
 def run(action, **options):

@@ -49,6 +49,9 @@ def test_an_unknown_key_inside_a_section_or_a_list_is_refused_too(tmp_path):
         ('role = "gateway"\nstore = "s"\n[models]\n', "missing required field `key`"),
         ("role = ", "is not TOML"),
         (gateway(more='[http]\nport = "8080"\n'), "Expected `int`, got `str`.*http.port"),
+        (gateway(more="[http]\nport = 99999\n"), "<= 65535.*http.port"),
+        (gateway(more="[transport]\nidle_timeout_s = 0\n"), "> 0.*transport.idle_timeout_s"),
+        (gateway(head="faucet_credits = -1\n"), ">= 0.*faucet_credits"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(tmp_path, text, words):

@@ -39,6 +39,25 @@ def test_an_open_key_and_a_missing_network_file_are_found(tmp_path, monkeypatch)
     assert "chmod 600" in found["key"].fix and found["network"].status is Status.FAIL
 
 
+def test_a_networks_only_bootstrap_does_not_wait_for_itself(tmp_path, monkeypatch):
+    make_provider(tmp_path)
+    found = examine(tmp_path / "bootstrap.toml", monkeypatch)
+    assert found["bootstrap"].status is Status.OK and "only one" in found["bootstrap"].detail
+
+
+def test_what_a_gateway_could_not_start_with_is_found(tmp_path, monkeypatch):
+    make_provider(tmp_path)
+    init.init_role("gateway", tmp_path, parts=init.gateway_parts({}, policy="nope"))
+    path = tmp_path / "gateway.toml"
+    path.write_text(path.read_text().replace('[http]\nhost = "127.0.0.1"', '[http]\nhost = "0.0.0.0"'))
+    found = examine(path, monkeypatch)
+    assert found["models"].status is found["policy"].status is found["tls"].status is Status.FAIL
+    assert "pin at least one" in found["models"].fix and "insecure" in found["tls"].fix
+    assert "no policy is named 'nope'" in found["policy"].detail and "choose one of" in found["policy"].fix
+    path.write_text(path.read_text().replace("\nport = 8080", '\ncertfile = "none.pem"\nport = 8080'))
+    assert "none.pem" in examine(path, monkeypatch)["tls"].detail
+
+
 def test_the_table_shows_the_fix_under_its_finding():
     lines = doctor.render(
         [

@@ -8,7 +8,7 @@ import pytest
 
 from quiver.errors import UsageError
 from quiver.live.config import Backend, PriceSection, ProviderConfig, Served
-from quiver.live.roles import _policy_spec, choose_models, make_backend
+from quiver.live.roles import choose_models, make_backend, policy_spec
 from quiver.values.backend import InstalledModel
 
 ONE, TWO = bytes([1]) * 32, bytes([2]) * 32
@@ -67,6 +67,6 @@ def test_an_openai_engine_needs_digests_and_its_key_file_must_be_there(tmp_path)
 
 def test_a_policy_file_is_looked_for_beside_the_config(tmp_path):
     path = tmp_path / "gateway.toml"
-    assert _policy_spec("mine.py:Mine", path) == f"{tmp_path / 'mine.py'}:Mine"
-    assert _policy_spec("power-of-two", path) == "power-of-two"
-    assert _policy_spec("package.module:Mine", path) == "package.module:Mine"
+    assert policy_spec("mine.py:Mine", path) == f"{tmp_path / 'mine.py'}:Mine"
+    assert policy_spec("power-of-two", path) == "power-of-two"
+    assert policy_spec("package.module:Mine", path) == "package.module:Mine"

@@ -1,4 +1,4 @@
-"""`python -m quiver.live.backends.mock --port 11434 --model llama3.2 --speed 1`: the mock as a process of its own."""
+"""The mock as a process of its own; `python -m quiver.live ollama-mock` runs the same command line."""
 
 from __future__ import annotations
 
@@ -13,17 +13,34 @@ from quiver.live.backends.mock.config import PROFILES, MockConfig, MockModel
 
 def parse(arguments: list[str] | None = None) -> tuple[MockConfig, str, int]:
     """(config, host, port) from a command line."""
-    parser = argparse.ArgumentParser(prog="ollama-mock", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m quiver.live ollama-mock",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run an engine that answers as Ollama does (and as OpenAI, at /v1), without a model.",
+        epilog="examples:\n  python -m quiver.live ollama-mock\n"
+        "  python -m quiver.live ollama-mock --port 11500 --model llama3.2 --profile cpu-2core --num-parallel 4",
+    )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=11434)
+    parser.add_argument("--port", type=int, default=11434, help="TCP (default %(default)s, as Ollama)")
     parser.add_argument("--model", action="append", help="a model on disk; may be repeated", default=None)
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="gpu-4090")
+    parser.add_argument(
+        "--profile", choices=sorted(PROFILES), default="gpu-4090", metavar="NAME",
+        help=f"whose speed: {', '.join(sorted(PROFILES))} (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--speed", type=float, default=1.0, help="modelled seconds per second; 0 never sleeps")
-    parser.add_argument("--num-parallel", type=int, default=1)
-    parser.add_argument("--max-queue", type=int, default=512)
-    parser.add_argument("--queue-policy", choices=("ollama", "strict"), default="ollama")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-parallel", type=int, default=1, help="requests a model answers at once")
+    parser.add_argument("--max-queue", type=int, default=512, help="requests that wait for a load before 503")
+    parser.add_argument(
+        "--queue-policy",
+        choices=("ollama", "strict"),
+        default="ollama",
+        help="strict bounds the queue of a warm model too",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of its pace and of answers without a seed")
     given = parser.parse_args(arguments)
+    if not 0 <= given.port <= 65535:
+        # A fast event loop would take 80000 as 14464 without a word.
+        parser.error(f"--port is {given.port}: choose one up to 65535, or 0 for a free one")
     names = given.model or ["mock"]
     config = MockConfig(
         models=tuple(MockModel(name=name if ":" in name else f"{name}:latest") for name in names),
