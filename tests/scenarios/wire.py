@@ -9,14 +9,17 @@ import msgspec
 from quiver.errors import MalformedMessage
 from quiver.identity import signing
 from quiver.identity.keys import KeyPair
+from quiver.ids import RequestId, compute_channel_id
 from quiver.provider.metering import Meter
 from quiver.provider.pricing import compute_quote
 from quiver.quic.events import Limits
 from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.signatures import sign_receipt
 from quiver.values import frames
+from quiver.values.ledger import Deposit, OpenChannel
 from quiver.values.offer import Load, Offer, OfferAnswer, SignedOffer
 from quiver.values.receipt import ChannelHead, SignedReceipt
+from quiver.values.request import Dialect, Qos
 from quiver.wire.protocols import ACKS, INFERENCE, OFFER
 from sim.packets import PacketNetwork
 from sim.rng import Substreams
@@ -116,6 +119,49 @@ class Hostile:
         """Streams it still holds at a peer."""
         link = self.transport._endpoint.link_to(peer)
         return 0 if link is None else link.driver.streams_open
+
+    # ---- as a payer
+
+    async def buy(self, provider, *, locked=4_000_000):
+        """A channel of its own to `provider`, and an inference stream that is authorised for it."""
+        stage, signer = self.stage, self.signer
+        event = stage.contract.apply(Deposit(sender=signer.account, amount=locked), stage.clock.utc_ms())
+        stage.chain.events.append(event)
+        ledger = stage.chain.view(signer.account, signer.peer_id)
+        await ledger.submit(
+            OpenChannel(
+                sender=signer.account, provider=provider.signer.account, session=signer.session_address, amount=locked,
+                nonce=0,
+            )
+        )  # fmt: skip
+        domain = signing.ack_domain(CHAIN_ID, HUB)
+        self.channel = compute_channel_id(domain, signer.account, provider.signer.account, 0)
+        return await self.authorised(provider)
+
+    async def authorised(self, provider):
+        """A stream that may spend from its channel."""
+        signer, expires_ms = self.signer, self.stage.clock.utc_ms() + 60_000
+        digest = signing.authorise_digest(CHAIN_ID, HUB, self.channel, signer.peer_id, provider.peer_id, expires_ms)
+        stream = await self.open(provider.peer_id, INFERENCE)
+        await stream.send(
+            frames.Authorise(
+                channel=self.channel, payer=signer.account, session=signer.session_address, gateway=signer.peer_id,
+                provider=provider.peer_id, expires_ms=expires_ms, signature=await signer.sign_session(digest),
+                head=ChannelHead(),
+            )
+        )  # fmt: skip
+        assert isinstance(await stream.receive(), frames.Authorised)
+        return stream
+
+    def request(self, number=1, **changes):
+        """An honest Open, but for `changes`."""
+        fields = {
+            "request_id": RequestId(number.to_bytes(16, "little")), "channel": self.channel, "model": MODEL,
+            "dialect": Dialect.NATIVE, "max_tokens": 10, "prompt_tokens_estimate": 10,
+            "deadline_ms": self.stage.clock.utc_ms() + 60_000, "qos": Qos.STANDARD, "seed": None, "sealed": False,
+            "prefix_hashes": (), "body": b"{}",
+        } | changes  # fmt: skip
+        return frames.Open(**fields)
 
     # ---- as a provider
 
