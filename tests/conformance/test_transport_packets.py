@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from quiver.identity.keys import KeyPair
+from quiver.quic.events import Limits
 from sim.clock import SimClock
 from sim.loop import Environment
 from sim.packets import PacketNetwork
@@ -39,6 +40,9 @@ class PacketNet:
 
     async def node(self):
         return self.network.node(self.keypair())
+
+    def set_window(self, params):
+        self.network.limits = Limits(stream_window_bytes=params.stream_window_bytes)
 
     def meet(self, a, b):
         a.learn(b.local_info())

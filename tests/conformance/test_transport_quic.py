@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from quiver.identity.keys import KeyPair
@@ -17,6 +18,7 @@ LIMITS = Limits(idle_timeout_s=1.0, handshake_timeout_s=1.0)
 
 class UdpNet:
     def __init__(self):
+        self.limits = LIMITS
         self.nodes = []
         self.errors = []
 
@@ -34,10 +36,13 @@ class UdpNet:
         assert not self.errors
 
     async def node(self):
-        node = UdpTransport(KeyPair(bytes([len(self.nodes) + 1]) * 32), limits=LIMITS)
+        node = UdpTransport(KeyPair(bytes([len(self.nodes) + 1]) * 32), limits=self.limits)
         await node.start()
         self.nodes.append(node)
         return node
+
+    def set_window(self, params):
+        self.limits = msgspec.structs.replace(LIMITS, stream_window_bytes=params.stream_window_bytes)
 
     def meet(self, a, b):
         a.learn(b.local_info())

@@ -32,6 +32,9 @@ class SimNet:
     async def node(self):
         return self.network.node(self.stranger())
 
+    def set_window(self, params):
+        self.network.params = params
+
     def meet(self, a, b):
         a.learn(b.local_info())
         b.learn(a.local_info())

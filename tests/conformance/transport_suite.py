@@ -1,7 +1,8 @@
 """What every `Transport` must do. Subclass `TransportSuite` and give it a `net` fixture.
 
 `net.run(story)` runs `await story(net)` on the transport's own loop; `await net.node()` makes a node;
-`net.meet(a, b)` tells each the other's addresses; `await net.crash(node)` ends it without goodbye.
+`net.meet(a, b)` tells each the other's addresses; `await net.crash(node)` ends it without goodbye;
+`net.set_window(params)` gives nodes made from then on the window of these `Params`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from quiver.errors import DeadlineExceeded, PeerUnreachable, StreamReset, UsageError
+from quiver.params import Params
 from quiver.runtime import Deadline
 from quiver.wire.codec import MessageCodec
 
@@ -201,6 +203,45 @@ class TransportSuite:
             assert await stream.receive() is None
             await sender
             assert sent == 400
+
+        self.pair(net, story)
+
+    @pytest.mark.parametrize("window_bytes", [8 * 1024, 64 * 1024])
+    def test_a_writer_whose_reader_does_not_read_is_held_at_about_the_window(self, net, window_bytes):
+        net.set_window(Params(stream_window_bytes=window_bytes))
+        text = "x" * 1000
+
+        async def story(a, b):
+            gate = asyncio.Event()
+
+            async def slow(stream):
+                await gate.wait()
+                while await stream.receive() is not None:
+                    pass
+                stream.finish()
+
+            b.serve(ECHO, slow)
+            stream = await a.open(b.peer_id, ECHO, timeout_s=5)
+            sent_bytes = 0
+
+            async def flood():
+                nonlocal sent_bytes
+                for n in range(1000):
+                    await stream.send(Note(number=n, text=text))
+                    sent_bytes += len(text)
+                stream.finish()
+
+            sender = asyncio.get_running_loop().create_task(flood())
+            held_bytes = -1
+            while sent_bytes != held_bytes:
+                held_bytes = sent_bytes
+                await net.settle(1.0)
+            # One window at the reader; a sender may hold another one of bytes that are not acknowledged. One frame goes over.
+            assert window_bytes / 2 <= held_bytes <= 2 * window_bytes + 2 * len(text)
+            gate.set()
+            assert await stream.receive() is None
+            await sender
+            assert sent_bytes == 1000 * len(text)
 
         self.pair(net, story)
 

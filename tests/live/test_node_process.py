@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -9,8 +10,11 @@ import sys
 
 import pytest
 
+from quiver.live import config
 from quiver.live.devnet import free_ports, make_environment
 from quiver.live.init import init_network
+from quiver.live.node import opened
+from quiver.params import Params
 
 
 @pytest.fixture
@@ -73,3 +77,17 @@ def test_an_aggregator_with_another_key_is_refused(directory):
         cwd=directory, env=make_environment(), capture_output=True, text=True, timeout=10,
     )  # fmt: skip
     assert done.returncode == 2 and "use the aggregator's own key file" in done.stderr.splitlines()[-1]
+
+
+def test_the_networks_constants_bound_the_nodes_connections(tmp_path):
+    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2, socket.SOCK_DGRAM), strict=True))
+    params = Params(stream_window_bytes=12_345, streams_per_peer_max=67, dial_timeout_s=8.9)
+    init_network(tmp_path, name="net", host="127.0.0.1", params=params, **ports)
+    path = tmp_path / "bootstrap.toml"
+
+    async def story():
+        async with opened(config.load_any(path), path) as node:
+            return node.runtime.transport.limits
+
+    limits = asyncio.run(story())
+    assert (limits.stream_window_bytes, limits.streams_max, limits.handshake_timeout_s) == (12_345, 67, 8.9)

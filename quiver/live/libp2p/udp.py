@@ -54,7 +54,7 @@ class UdpTransport:
         self._port = port
         self._announce = announce
         self._clock = clock or LiveClock()
-        self._limits = limits
+        self.limits = limits or Limits()
         self._socket: socket.socket | None = None
         self._waiting: deque[tuple[bytes, NetworkAddress]] = deque()
         self._quic: QuicTransport | None = None
@@ -82,7 +82,7 @@ class UdpTransport:
             send_datagram=self._send,
             addresses=self._announce or bound,
             ip_version=6 if sock.family == socket.AF_INET6 else 4,
-            limits=self._limits,
+            limits=self.limits,
         )
         loop.add_reader(sock, self._on_readable)
 
