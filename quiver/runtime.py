@@ -93,6 +93,7 @@ class Nursery:
         self._failure: BaseException | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._interrupted = False
+        self._emptied: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
 
     def start(self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
@@ -104,6 +105,8 @@ class Nursery:
 
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
+        if not self._tasks and self._emptied is not None:
+            self._emptied.done() or self._emptied.set_result(None)
         if task.cancelled() or (error := task.exception()) is None:
             return
         if self._failure is None:
@@ -134,8 +137,10 @@ class Nursery:
         if error is not None:
             self.cancel()
         while self._tasks:
+            # Not `gather`: since Python 3.12 it does not pause for tasks that are done and not yet forgotten.
+            self._emptied = self._loop.create_future()
             try:
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await self._emptied
             except asyncio.CancelledError:
                 self.cancel()
                 if error is None and self._failure is None:
@@ -158,7 +163,8 @@ async def race(*coroutines: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Only those that run: with tasks that are done, `gather` pauses before Python 3.12 and not since.
+        await asyncio.gather(*[task for task in tasks if not task.done()], return_exceptions=True)
     for position, task in enumerate(tasks):
         if not task.cancelled():
             return position, task.result()
