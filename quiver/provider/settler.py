@@ -5,6 +5,8 @@ Rules of this file: it awaits and moves values; what is worth claiming is decide
 
 from __future__ import annotations
 
+import asyncio
+
 from quiver.errors import PeerError, QuiverError, SettlementError
 from quiver.ids import ChannelId, PeerId
 from quiver.ports import Stream
@@ -37,6 +39,8 @@ class Settler:
         "Batches the aggregator refused; each is in the trace of the aggregator by name."
         self._claim_cost_credits = claim_cost_credits
         self._batch_id = 0
+        # A round asked for from outside may meet one of `run`: both would submit and forget the same epochs.
+        self._round = asyncio.Lock()
         self._epochs: dict[ChannelId, list[int]] = {}
         self._proofs: dict[ChannelId, ProofAnswer] = {}
 
@@ -50,13 +54,14 @@ class Settler:
 
     async def settle(self) -> None:
         """One round. An aggregator that is away costs a round, never a receipt."""
-        try:
-            if self._has_work():
-                await self._exchange()
-        except QuiverError:
-            # Receipts stay in the log until they are ingested; the next round tries again.
-            pass
-        await self._claim()
+        async with self._round:
+            try:
+                if self._has_work():
+                    await self._exchange()
+            except QuiverError:
+                # Receipts stay in the log until they are ingested; the next round tries again.
+                pass
+            await self._claim()
 
     def _has_work(self) -> bool:
         """Receipts to hand in, or a closed epoch to ask a proof of; an open one can prove nothing yet."""
