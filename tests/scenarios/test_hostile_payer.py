@@ -6,6 +6,7 @@ import pytest
 
 from quiver.errors import WireCode
 from quiver.ids import RequestId
+from quiver.provider.pricing import Price
 from quiver.values import frames
 from quiver.values.request import Final
 from tests.scenarios.test_bad_input import STRAY, garbage, refused
@@ -216,3 +217,18 @@ def test_a_payer_that_never_reads_gives_its_slot_back_within_the_request_timeout
 
     # About 40 bytes a token: more than any window holds.
     WireStage(slots=1, tokens=20_000, every_s=0.001).play(story)
+
+
+@pytest.mark.xfail(
+    reason="provider/connection.py admits any prompt estimate; the quote of 2^64 tokens cannot be encoded"
+)
+def test_an_endless_prompt_is_refused_also_where_prompts_are_free(monkeypatch):
+    monkeypatch.setattr("tests.scenarios.stage.PRICE", Price(prompt=0, completion=1_000_000_000, minimum_credits=1))
+
+    async def story(stage):
+        stream = await stage.hostile.buy(stage.providers[0])
+        await stream.send(stage.hostile.request(prompt_tokens_estimate=HUGE))
+        assert isinstance(await stream.receive(), frames.Busy | frames.Error)
+        assert (await stage.ask(1))[-1].paid_credits == 5_000
+
+    WireStage().play(story)
