@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ class _Description:
             return repr(value)
         if isinstance(value, ModuleType):
             return _describe_module(value)
-        if is_installed(value):
+        if is_installed(value) or (isinstance(value, type) and value.__module__ == "builtins"):
             return f"{value.__module__}.{getattr(value, '__qualname__', value)}"
         if id(value) in self._numbers:
             return f"#{self._numbers[id(value)]}"
@@ -62,6 +62,8 @@ class _Description:
     def _definition(self, value: type | FunctionType) -> str:
         space = find_namespace(value)
         try:
+            if value.__name__ == "<lambda>":
+                raise OSError("several lambdas of one line share its text")
             text = read_source(value)
             names, annotations = find_names(text)
         except (OSError, TypeError, SyntaxError):
@@ -93,16 +95,23 @@ class _Description:
             return f"{value.__func__.__qualname__} of {self.describe(value.__self__)}"
         if _pickles_itself(type(value)):
             # It says itself what it is made of, for pickle.
-            reduced = value.__reduce_ex__(4)
+            try:
+                reduced = value.__reduce_ex__(4)
+            except TypeError:
+                raise _refusal(value) from None
             parts = reduced if isinstance(reduced, tuple) else (reduced,)
             return f"{kind} {[self.describe(list(p) if isinstance(p, Iterator) else p) for p in parts]}"
         names = _fields(value)
         if names is None:
-            raise UsageError(
-                f"a {type(value).__name__} inside a plug can't be told from another one, so results could be mixed up: "
-                "make it in the plug's __init__ or method instead"
-            )
+            raise _refusal(value)
         return f"{kind}({', '.join(f'{name}={self.describe(getattr(value, name))}' for name in names)})"
+
+
+def _refusal(value: Any) -> UsageError:
+    return UsageError(
+        f"a {type(value).__name__} inside a plug can't be told from another one, so results could be mixed up: "
+        "make it in the plug's __init__ or method instead"
+    )
 
 
 def _pickles_itself(kind: Any) -> bool:
@@ -124,11 +133,22 @@ def _read_bytecode(value: type | FunctionType) -> tuple[str, list[str]]:
     functions = (
         [value] if isinstance(value, FunctionType) else [f for f in vars(value).values() if inspect.isfunction(f)]
     )
-    codes = [function.__code__ for function in functions]
-    if not codes:
+    if not functions:
         raise UsageError(f"the source of {value.__name__} is kept nowhere: define it in a cell or a file")
-    names = [name for code in codes for name in (*code.co_names, *code.co_freevars)]
-    return "\n".join(code.co_code.hex() + repr(code.co_consts) for code in codes), names
+    codes = [code for function in functions for code in _walk_code(function.__code__)]
+    texts = [
+        f"{code.co_code.hex()} {code.co_names} {[c for c in code.co_consts if not isinstance(c, CodeType)]}"
+        for code in codes
+    ]
+    return "\n".join(texts), [name for code in codes for name in (*code.co_names, *code.co_freevars)]
+
+
+def _walk_code(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _walk_code(constant)
 
 
 def _fields(value: Any) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 Rules of this file: one way in for every point. A plug is the name of a built-in, `module:Class`, `file.py:Class`, a class or
 function, or an object that fits already. A class or function is called once a world (once a machine for `service`) with
-what its point offers, or with nothing if it takes nothing; an object is copied, so no run leaks into the next. What comes
+what its point offers, or as much of it from the left as it takes; an object is copied, so no run leaks into the next. What comes
 out is checked at once: a `UsageError` says which field, what was given, and what is missing.
 """
 
@@ -72,13 +72,16 @@ class PlugPoint:
             signature = inspect.signature(plug)
         except ValueError:  # some built-in types have none
             return plug(*arguments)
-        for given in (arguments, ()):
+        for count in range(len(arguments), -1, -1):
+            given = arguments[:count]
             try:
                 signature.bind(*given)
             except TypeError:
                 continue
             return plug(*given)
-        wanted = f"({', '.join(self.offers)})" + (" or with nothing" if self.offers else "")
+        wanted = f"({', '.join(self.offers)})" + (
+            ", or as many of these from the left as it takes" if self.offers else ""
+        )
         raise UsageError(
             f"scenario field {self.field}: {called}{signature} cannot be called; it is called with {wanted}"
         )

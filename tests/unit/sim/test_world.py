@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
-from quiver.errors import UsageError
 from quiver.runtime import Nursery
 from sim import Scenario, World
-from sim.topology import Topology
 
 TOUR = Scenario.named("tour").replace(
     providers=5, duration_s=10.0, topology="synthetic", workload="azure-conv-synthetic"
