@@ -81,9 +81,11 @@ class Window:
         if (row := store.get(META, _NEXT_OPEN)) is not None:
             self._next_open = int.from_bytes(row, "big")
         for key, row in store.scan(CHANNELS):
-            known = self._channels[ChannelId(key)] = _CHANNEL.decode(row)
-            if known.epoch >= self._next_open and known.epoch not in self._open:
-                self._open[known.epoch] = {entry.leaf.channel: entry for entry in load_entries(store, known.epoch)}
+            self._channels[ChannelId(key)] = _CHANNEL.decode(row)
+        for key, row in store.scan(LEAVES):
+            # By the leaves, not by the channels: these may have moved on to a newer epoch while an older one is still open.
+            if (epoch := int.from_bytes(key[:8], "big")) >= self._next_open:
+                self._open.setdefault(epoch, {})[ChannelId(key[8:])] = _ENTRY.decode(row)
         return self
 
     def epoch_at(self, utc_ms: int) -> int:

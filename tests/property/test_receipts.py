@@ -100,6 +100,12 @@ class Settlement(RuleBasedStateMachine):
         if not is_answer_lost:
             self.here.put(self.log.on_ingested(batch))
 
+    @rule(amount=st.integers(0, 50), is_answer_lost=st.booleans())
+    def serve_and_submit(self, amount, is_answer_lost):
+        self.issue(amount)
+        self.here.put(self.log.on_acknowledged(self.history.acknowledge(), receipts_batch_max=3))
+        self.submit(is_answer_lost)
+
     @rule(data=st.data())
     def submit_an_old_run_again(self, data):
         known = self.window.head(self.state.channel)
@@ -148,8 +154,12 @@ class Settlement(RuleBasedStateMachine):
     def time_passes(self, ms):
         self.now_ms = max(self.now_ms + ms, 0)
 
-    @rule()
-    def close(self):
+    @rule(clock_back_ms=st.sampled_from([0, 0, 1_000]))
+    def close(self, clock_back_ms):
+        self._close()
+        self.now_ms = max(self.now_ms - clock_back_ms, 0)
+
+    def _close(self):
         for epoch in self.window.due_epochs(self.now_ms):
             assert epoch not in self.closed, "closed once"
             self.closed[epoch] = self.window.entries(epoch)
@@ -172,3 +182,15 @@ class Settlement(RuleBasedStateMachine):
 
 TestSettlement = Settlement.TestCase
 TestSettlement.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_an_epoch_still_open_when_its_channel_moves_on_is_there_after_a_restart():
+    """Closing waits for a ledger that is away; meanwhile the next epoch begins, and then the power goes."""
+    story = Settlement()
+    story.start()
+    story.serve_and_submit(amount=5, is_answer_lost=False)
+    story.now_ms += 1_000
+    story.serve_and_submit(amount=6, is_answer_lost=False)
+    story.aggregator_restarts()
+    assert [[entry.leaf.cum for entry in story.window.entries(epoch)] for epoch in (5, 6)] == [[5], [11]]
+    assert story.window.due_epochs(7_000) == [5, 6]
