@@ -103,7 +103,12 @@ class EpochRow(msgspec.Struct, kw_only=True):
 
 
 class Collector:
-    """Subscribes to the trace and fills the rows."""
+    """Subscribe `observe` to a trace, for the kinds `observed`: it fills the rows."""
+
+    observed = (
+        trace.RequestDispatched, trace.RequestFinished, trace.ReceiptIssued, trace.ReceiptsIngested, trace.LookupFinished,
+        trace.EpochCommitted, trace.EvidenceRecorded,
+    )  # fmt: skip
 
     def __init__(self, *, run_id: str, seed: int, policy: str) -> None:
         self.run_id = run_id

@@ -34,7 +34,9 @@ class Book:
 
 
 class SecondBookkeeper:
-    """Subscribe `observe` to a trace; `compare(contract)` at any time."""
+    """Subscribe `observe` to a trace, for the kinds `observed`; `compare(contract)` at any time."""
+
+    observed = (LedgerMoved,)
 
     def __init__(self) -> None:
         self.balances: Counter[Address] = Counter()
@@ -127,7 +129,9 @@ class SecondBookkeeper:
 
 
 class RequestCount:
-    """Subscribe `observe` to a trace; `check` at the end."""
+    """Subscribe `observe` to a trace, for the kinds `observed`; `check` at the end."""
+
+    observed = (RequestArrived, RequestFinished)
 
     def __init__(self) -> None:
         self._open: dict[RequestId, None] = {}

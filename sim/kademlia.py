@@ -20,6 +20,7 @@ from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.runtime import Nursery, Runtime
 from sim.clock import SimClock
+from sim.garbage import quiet_collector
 from sim.loop import Environment
 from sim.rng import Substreams
 from sim.trace import RunTrace
@@ -158,10 +159,11 @@ def run_kademlia(
     """
     start_s = cpu_clock()
     world = KademliaWorld(nodes, seed=seed, params=params, links=links, encoded=encoded)
-    world.env.run_coroutine(world.join(interval_s=join_interval_s))
-    join_frames = world.trace.frames
-    world.hops.clear()
-    found = world.env.run_coroutine(world.look_up(lookups))
+    with quiet_collector():
+        world.env.run_coroutine(world.join(interval_s=join_interval_s))
+        join_frames = world.trace.frames
+        world.hops.clear()
+        found = world.env.run_coroutine(world.look_up(lookups))
     return KademliaResult(
         nodes=nodes,
         lookups=lookups,

@@ -27,14 +27,16 @@ class RunTrace:
         self._buffer = bytearray()
         self._encode = msgspec.msgpack.Encoder().encode
         self._kinds: dict[Any, int] = {}
-        self._sinks: list[Callable[[Any], None]] = []
+        self._sinks: list[tuple[Callable[[Any], None], tuple[type, ...]]] = []
+        self._sinks_of: dict[type, list[Callable[[Any], None]]] = {}
         self.frames = 0
         self.events = 0
         self.recorded: list[tuple[float, str, bytes]] | None = [] if record else None
 
-    def subscribe(self, sink: Callable[[Any], None]) -> None:
-        """`sink(event)` sees every decision event. A sink only observes."""
-        self._sinks.append(sink)
+    def subscribe(self, sink: Callable[[Any], None], *kinds: type) -> None:
+        """`sink(event)` sees every decision event, or those of `kinds` alone. A sink only observes."""
+        self._sinks.append((sink, kinds))
+        self._sinks_of.clear()
 
     def kind(self, message: Any) -> int:
         """A small number for the message's type, given out in order of first delivery."""
@@ -68,7 +70,11 @@ class RunTrace:
             self.recorded.append((event.at_s, type(event).__name__, data))
         if len(self._buffer) > _FLUSH_BYTES:
             self._flush()
-        for sink in self._sinks:
+        kind = event.__class__
+        sinks = self._sinks_of.get(kind)
+        if sinks is None:
+            sinks = self._sinks_of[kind] = [sink for sink, kinds in self._sinks if not kinds or kind in kinds]
+        for sink in sinks:
             sink(event)
 
     def _flush(self) -> None:

@@ -6,7 +6,6 @@ Who lives in a world is `sim.population`, who asks is `sim.clients`.
 
 from __future__ import annotations
 
-import gc
 import resource
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from sim.churn import make_churn
 from sim.clients import Asked, Clients
 from sim.clock import SimClock
 from sim.collect import Collector
+from sim.garbage import quiet_collector
 from sim.invariants import RequestCount, SecondBookkeeper
 from sim.loop import Environment
 from sim.nodes import ProviderNode
@@ -48,8 +48,8 @@ class World:
         self.collector = Collector(run_id=f"{self.scenario_hash}-{seed}", seed=seed, policy=plug_name(scenario.policy))
         self.books = SecondBookkeeper()
         self.counts = RequestCount()
-        for sink in (self.collector.observe, self.books.observe, self.counts.observe):
-            self.trace.subscribe(sink)
+        for sink in (self.collector, self.books, self.counts):
+            self.trace.subscribe(sink.observe, *sink.observed)
         whole = scenario.load_workload(seed)
         mean = MeanLengths.of(whole)
         profiles = draw_profiles(scenario, self.streams)
@@ -72,19 +72,15 @@ class World:
     def run(self, *, progress: bool = True) -> Result:
         """Simulate, settle and check; a second call is a mistake."""
         began_wall, began_cpu = time.perf_counter(), time.process_time()
-        # Nothing that was built is garbage: keep the collector from walking it over and over.
-        gc.collect()
-        gc.freeze()
-        old = gc.get_threshold()
-        gc.set_threshold(100_000, 50, 100)
         title = f"{self.scenario.name} seed {self.seed}"
         try:
-            with tqdm(total=len(self.workload), unit="req", disable=not progress, desc=title) as bar:
+            with (
+                quiet_collector(),
+                tqdm(total=len(self.workload), unit="req", disable=not progress, desc=title) as bar,
+            ):
                 self.env.run_coroutine(self._main(bar))
             self._check()
         finally:
-            gc.set_threshold(*old)
-            gc.unfreeze()
             self.env.close()
         return Result.of(
             self, wall_s=time.perf_counter() - began_wall, cpu_s=time.process_time() - began_cpu,
