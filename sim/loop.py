@@ -184,6 +184,11 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.failures.append(context)
 
+    def raise_error_of(self, task: asyncio.Task[Any]) -> None:
+        """Done-callback for a task that nobody awaits but somebody keeps: asyncio would never tell of its error."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.call_exception_handler({"message": "a background task failed", "exception": error, "task": task})
+
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         self.failures.append(context)
 
@@ -203,6 +208,12 @@ for _name in (
     "sock_accept sock_sendfile add_signal_handler remove_signal_handler run_forever run_until_complete stop"
 ).split():
     setattr(SimLoop, _name, _refuse(_name))
+
+
+def _order_of_naming(task: asyncio.Task[Any]) -> tuple[bool, int, str]:
+    """Sorts asyncio's own names, Task-9 and Task-10, by number, before given names: wherever the process's counter is."""
+    name = task.get_name()
+    return not name.startswith("Task-"), len(name), name
 
 
 class Environment(simpy.Environment):
@@ -350,7 +361,7 @@ class Environment(simpy.Environment):
     def close(self) -> None:
         """Cancel every task that is left and let it clean up; for the end of a run."""
         with self._entered():
-            tasks = sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name())
+            tasks = sorted(asyncio.all_tasks(self.loop), key=_order_of_naming)
             for task in tasks:
                 task.cancel()
             try:

@@ -89,7 +89,10 @@ class Node:
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """A task that ends with the node."""
-        self._tasks.append(self.around.env.loop.create_task(coroutine, name=f"{self.name}/{len(self._tasks)}"))
+        loop = self.around.env.loop
+        task = loop.create_task(coroutine, name=f"{self.name}/{len(self._tasks)}")
+        task.add_done_callback(loop.raise_error_of)
+        self._tasks.append(task)
 
     def crash(self) -> None:
         """Power off: tasks, connections and uncommitted writes are gone."""
