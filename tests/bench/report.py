@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["yes", "missed", "FAIL"]
+Verdict = Literal["yes", "missed", "FAIL", "-"]
 
 # Student's t, two-sided 95 %, by degrees of freedom; beyond 30 the next smaller tabulated value is used (wider, never narrower).
 _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-_ORDER: dict[Verdict, int] = {"FAIL": 0, "missed": 1, "yes": 2}
+_ORDER: dict[Verdict, int] = {"FAIL": 0, "missed": 1, "yes": 2, "-": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,8 @@ class Row:
     "The limit that a ratio of 1 means; `-` when the row is held against a peer."
     ratios: tuple[float, ...]
     "One for each repetition."
-    goal: Goal
+    goal: Goal | None
+    "None for a figure that is shown and not judged."
     command: str
 
     @property
@@ -70,8 +71,8 @@ class Row:
 
     @property
     def met(self) -> Verdict:
-        """Verdict on the mean ratio."""
-        return self.goal.judge(self.ratio)
+        """Verdict on the mean ratio; `-` without a goal."""
+        return "-" if self.goal is None else self.goal.judge(self.ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +99,14 @@ def compute_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def order_rows(rows: Sequence[Row]) -> list[Row]:
-    """Failures, then misses, then what was met; in the order they were measured within each."""
+    """Failures, then misses, then what was met, then what has no goal; in the order they were measured within each."""
     return sorted(rows, key=lambda row: _ORDER[row.met])
 
 
 def make_report(rows: Sequence[Row], machine: Machine) -> str:
     """Markdown: the machine on top, then one table, misses first."""
     ordered = order_rows(rows)
-    missed = sum(row.met != "yes" for row in ordered)
+    missed = sum(row.met in ("missed", "FAIL") for row in ordered)
     lines = [
         "# Benchmark report",
         "",
@@ -117,7 +118,7 @@ def make_report(rows: Sequence[Row], machine: Machine) -> str:
         f"{missed} of {len(ordered)} rows miss their goal.",
         "",
         "All figures are CPU time, ours and the peer's measured in turn within one run. A ratio is ours over the peer or",
-        "the limit. `met`: yes; missed, between floor and goal; FAIL, below the floor. Caches and the clock of a machine",
+        "the limit. `met`: yes; missed, between floor and goal; FAIL, below the floor; - without a goal. Caches and the clock of a machine",
         "that does other work too still move CPU time: compare the load average with the number of cores.",
         "",
         "| row | ours | peer (version) | limit | ratio | 95 % interval | n | goal | met | command |",
@@ -130,7 +131,7 @@ def _line(row: Row) -> str:
     interval = compute_interval(row.ratios)
     shown = "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
     cells = (
-        row.name, row.ours, row.peer, row.limit, f"{row.ratio:.3g}", shown, str(len(row.ratios)), str(row.goal), row.met,
+        row.name, row.ours, row.peer, row.limit, f"{row.ratio:.3g}", shown, str(len(row.ratios)), str(row.goal or "-"), row.met,
         f"`{row.command}`",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"

@@ -50,10 +50,10 @@ def kademlia_encoded_rows(*, quick: bool, command: str) -> list[Row]:
 
 
 def request_rows(*, quick: bool, command: str) -> list[Row]:
-    """Full requests per CPU second, cheapest and truest fidelity."""
+    """Full requests per CPU second, cheapest and truest fidelity; real signatures are libsodium's time, so they have no goal."""
     repetitions = 2 if quick else 3
     rows = []
-    for chunks, signatures, duration_s in (("coalesced", "modelled", 5.0), ("token", "real", 2.0)):
+    for chunks, signatures, duration_s, goal in (("coalesced", "modelled", 10.0, AT_LEAST), ("token", "real", 2.0, None)):
         runs = [
             in_fresh_process(
                 "requests",
@@ -69,7 +69,7 @@ def request_rows(*, quick: bool, command: str) -> list[Row]:
             Row(
                 name=f"requests-1m: {runs[0]['requests']:,} full requests, chunks {chunks}, signatures {signatures}",
                 ours=f"{mean(rates):,.0f} requests/CPU-s", peer="-", limit=f"{REQUESTS_LIMIT:,.0f} requests/CPU-s",
-                ratios=tuple(rate / REQUESTS_LIMIT for rate in rates), goal=AT_LEAST, command=command,
+                ratios=tuple(rate / REQUESTS_LIMIT for rate in rates), goal=goal, command=command,
             )
         )  # fmt: skip
     return rows
