@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from quiver.ports import Answer, Handler, ProtocolSpec
 from quiver.runtime import Deadline
 from quiver.values.peer import PeerInfo
 from sim.loop import Environment
+from sim.stream import SimStream
 from sim.trace import RunTrace
 
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2: alpha = 1/8).
@@ -98,7 +99,7 @@ class SimTransport:
     """The `Transport` port of one simulated node."""
 
     __slots__ = (
-        "network", "peer_id", "index", "up", "answers", "handlers", "_connections", "_rtts", "_streams", "_tasks", "_loop",
+        "network", "peer_id", "index", "up", "answers", "handlers", "_connections", "_rtts", "streams", "_tasks", "_loop",
     )  # fmt: skip
 
     def __init__(self, network: Network, peer_id: PeerId, index: int) -> None:
@@ -110,7 +111,7 @@ class SimTransport:
         self.handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
         self._connections: OrderedDict[int, float] = OrderedDict()
         self._rtts: OrderedDict[PeerId, float] = OrderedDict()
-        self._streams: dict[SimStream, None] = {}
+        self.streams: dict[SimStream, None] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._loop = network.loop
 
@@ -244,20 +245,20 @@ class SimTransport:
         # The node may have restarted while we dialled.
         other = network.nodes[peer]
         mine, theirs = SimStream(self, other, protocol), SimStream(other, self, protocol)
-        mine._twin, theirs._twin = theirs, mine
-        theirs._accepted = False
-        self._streams[mine] = None
+        mine.twin, theirs.twin = theirs, mine
+        theirs.accepted = False
+        self.streams[mine] = None
         if not other.up:
-            self._loop.deliver_at(network.env._now + network.idle_timeout_s, mine._on_reset, WireCode.NONE)
+            self._loop.deliver_at(network.env._now + network.idle_timeout_s, mine.on_reset, WireCode.NONE)
         return mine
 
-    def _accept(self, stream: SimStream) -> None:
+    def accept(self, stream: SimStream) -> None:
         """The first frame of a stream arrived here."""
-        entry = self.handlers.get(stream._protocol.id)
+        entry = self.handlers.get(stream.protocol.id)
         if entry is None:
             stream.reset(WireCode.NEGOTIATION_FAILED)
             return
-        self._streams[stream] = None
+        self.streams[stream] = None
         self._spawn(_handle(entry[1], stream))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -279,19 +280,19 @@ class SimTransport:
         for task in list(self._tasks):
             task.cancel()
         when = self.network.env._now + self.network.idle_timeout_s
-        for stream in list(self._streams):
-            twin = stream._twin
-            stream._on_reset(WireCode.NONE)
-            self._loop.deliver_at(when, twin._on_reset, WireCode.NONE)
-        self._streams.clear()
+        for stream in list(self.streams):
+            twin = stream.twin
+            stream.on_reset(WireCode.NONE)
+            self._loop.deliver_at(when, twin.on_reset, WireCode.NONE)
+        self.streams.clear()
         self._connections.clear()
 
     async def close(self) -> None:
-        for stream in list(self._streams):
+        for stream in list(self.streams):
             stream.reset(WireCode.SHUTDOWN)
         for task in list(self._tasks):
             task.cancel()
-        self._streams.clear()
+        self.streams.clear()
         self._connections.clear()
         self.up = False
 
@@ -335,147 +336,3 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
 def _expire(future: asyncio.Future[Any], timeout_s: float) -> None:
     if not future.done():
         future.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s"))
-
-
-class SimStream:
-    """One end of a stream. The twin end is the peer's."""
-
-    __slots__ = (
-        "_node", "_peer", "_protocol", "_twin", "_accepted", "_inbox", "_reader", "_writers", "_in_flight", "_uncredited",
-        "_last_arrival", "_finished", "_ended", "_reset_code", "peer_id",
-    )  # fmt: skip
-
-    def __init__(self, node: SimTransport, peer: SimTransport, protocol: ProtocolSpec) -> None:
-        self._node = node
-        self._peer = peer
-        self._protocol = protocol
-        self._twin: SimStream = self
-        self._accepted = True
-        self._inbox: deque[tuple[Any, int]] = deque()
-        self._reader: asyncio.Future[None] | None = None
-        self._writers: deque[asyncio.Future[None]] = deque()
-        self._in_flight = 0
-        self._uncredited = 0
-        self._last_arrival = 0.0
-        self._finished = False
-        self._ended = False
-        self._reset_code: int | None = None
-        self.peer_id = peer.peer_id
-
-    async def send(self, frame: Any) -> None:
-        network = self._node.network
-        if self._finished:
-            raise UsageError("send after finish")
-        message, data = network.pack(self._protocol, frame)
-        size = len(data)
-        window = network.params.stream_window_bytes
-        # Up to half the window may be read but not yet credited, so half a window must never block: a large frame would wait for ever.
-        while self._in_flight * 2 > window and self._in_flight + size > window and self._reset_code is None:
-            waiter: asyncio.Future[None] = network.loop.create_future()
-            self._writers.append(waiter)
-            await waiter
-        if self._reset_code is not None:
-            raise StreamReset(self._reset_code, peer_id=self.peer_id)
-        self._in_flight += size
-        self._post(size, self._twin._on_frame, message, data)
-
-    def _post(self, size: int, function: Any, *args: Any) -> None:
-        """Deliver to the twin after everything that was sent before."""
-        node = self._node
-        network = node.network
-        now = network.env._now
-        delay_s = network.links.delay_s(node.index, self._peer.index, size, now)
-        if delay_s == math.inf:
-            # Partitioned: the connection idles out at both ends.
-            when = now + network.idle_timeout_s
-            network.loop.deliver_at(when, self._on_reset, WireCode.NONE)
-            network.loop.deliver_at(when, self._twin._on_reset, WireCode.NONE)
-            return
-        arrival = now + delay_s
-        if arrival < self._last_arrival:
-            arrival = self._last_arrival
-        self._last_arrival = arrival
-        network.loop.deliver_at(arrival, function, *args)
-
-    def _on_frame(self, message: Any, data: bytes) -> None:
-        node = self._node
-        if self._reset_code is not None or not node.up:
-            return
-        node.network.trace.frame(node.network.env._now, self._peer.index, node.index, message, data)
-        if not self._accepted:
-            self._accepted = True
-            node._accept(self)
-            if self._reset_code is not None:
-                return
-        self._inbox.append((message, len(data)))
-        self._wake_reader()
-
-    def _on_end(self) -> None:
-        if not self._accepted:
-            self._accepted = True
-            self._node._accept(self)
-        self._ended = True
-        self._wake_reader()
-        self._forget_if_done()
-
-    def _on_credit(self, size: int) -> None:
-        self._in_flight -= size
-        self._wake_writers()
-
-    def _wake_reader(self) -> None:
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
-
-    def _wake_writers(self) -> None:
-        while self._writers:
-            waiter = self._writers.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def receive(self) -> Any | None:
-        inbox = self._inbox
-        while not inbox:
-            if self._reset_code is not None:
-                raise StreamReset(self._reset_code, peer_id=self.peer_id)
-            if self._ended:
-                return None
-            if self._reader is not None and not self._reader.done():
-                raise UsageError("two tasks read one stream")
-            self._reader = self._node.network.loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        message, size = inbox.popleft()
-        self._uncredited += size
-        # Credit goes back when half the window was read, as QUIC's MAX_STREAM_DATA does.
-        if self._uncredited * 2 > self._node.network.params.stream_window_bytes and self._reset_code is None:
-            credit, self._uncredited = self._uncredited, 0
-            self._post(16, self._twin._on_credit, credit)
-        return message
-
-    def finish(self) -> None:
-        if not self._finished:
-            self._finished = True
-            if self._reset_code is None:
-                self._post(8, self._twin._on_end)
-                self._forget_if_done()
-
-    def reset(self, code: int) -> None:
-        if self._reset_code is None and not (self._finished and self._ended):
-            self._post(16, self._twin._on_reset, code)
-            self._on_reset(code)
-
-    def _on_reset(self, code: int) -> None:
-        if self._reset_code is not None or (self._finished and self._ended):
-            return
-        self._reset_code = code
-        self._inbox.clear()
-        self._node._streams.pop(self, None)
-        self._wake_reader()
-        self._wake_writers()
-
-    def _forget_if_done(self) -> None:
-        if self._finished and self._ended:
-            self._node._streams.pop(self, None)
