@@ -53,7 +53,7 @@ class Devnet:
 
     `backend` is the URL of a running engine to use in place of the mock: an Ollama, or, with `models` (name -> digest,
     which it does not tell), any server that speaks OpenAI's API. `speed` is how fast the mock's time runs (1.0 is a real
-    GPU's pace, 0 never waits).
+    GPU's pace, 0 never waits). `params` replace `devnet_params(epoch_ms)`.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Devnet:
         providers: int = 2,
         policy: str = "power-of-two",
         epoch_ms: int = 5000,
+        params: Params | None = None,
         backend: str = "",
         models: Mapping[str, str] | None = None,
         speed: float = 1.0,
@@ -76,7 +77,7 @@ class Devnet:
         self.directory = Path(directory if directory is not None else self._temporary.name)  # type: ignore[union-attr]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         "By name: mock, bootstrap, aggregator, provider-1 ..., gateway."
-        self.params = devnet_params(epoch_ms)
+        self.params = params or devnet_params(epoch_ms)
         self.providers = [f"provider-{number + 1}" for number in range(providers)]
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed

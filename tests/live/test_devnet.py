@@ -16,13 +16,13 @@ import ollama
 import openai
 import pytest
 
-from quiver.identity.peer_id import peer_id_text
 from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.client.verify import verify_receipt
 from quiver.live.clock import LiveClock
 from quiver.live.config import load_network, parse_account
 from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
+from tests.live.network import events, inject, mock_log, serving
 from tests.live.waiting import until
 
 POLICY = f"{Path(__file__).with_name('fewest_open.py')}:FewestOpen"
@@ -32,28 +32,6 @@ POLICY = f"{Path(__file__).with_name('fewest_open.py')}:FewestOpen"
 def devnet(tmp_path_factory):
     with Devnet(tmp_path_factory.mktemp("net"), policy=POLICY, epoch_ms=3000, speed=10.0) as network:
         yield network
-
-
-def events(devnet, name, kind):
-    """Trace events of a node, from its log."""
-    lines = devnet.log_path(name).read_text().splitlines()
-    return [line["event"] for line in map(json.loads, lines) if line.get("event", {}).get("type") == kind]
-
-
-def inject(devnet, fault):
-    """The next request at the engine breaks like this."""
-    httpx.post(f"{devnet.backend_url}/mock/faults", json={"fault": fault}).raise_for_status()
-
-
-def mock_log(devnet, kind):
-    return [event for event in httpx.get(f"{devnet.backend_url}/mock/log").json()["events"] if event["kind"] == kind]
-
-
-def serving(devnet):
-    """Name of the provider that got the last request."""
-    peer = events(devnet, "gateway", "request_dispatched")[-1]["provider"]
-    names = {peer_id_text(keyfile.load(devnet.directory / f"{name}.key").peer_id): name for name in devnet.providers}
-    return names[peer]
 
 
 def command(devnet, *arguments):

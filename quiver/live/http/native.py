@@ -32,7 +32,10 @@ _DECODER = msgspec.json.Decoder(_Generate)
 
 def shape_problem(problem: Problem) -> dict[str, Any]:
     """The error object of this API."""
-    return {"error": {"code": problem.kind, "message": problem.message, "retry_after_s": problem.retry_after_s}}
+    error: dict[str, Any] = {"code": problem.kind, "message": problem.message, "retry_after_s": problem.retry_after_s}
+    if (failure := problem.failure) is not None and failure.delivered_tokens:
+        error |= {"delivered_tokens": failure.delivered_tokens, "paid_credits": failure.paid_credits}
+    return {"error": error}
 
 
 class NativeDoor:

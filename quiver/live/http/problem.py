@@ -38,7 +38,13 @@ class Problem(Exception):
     """An answer that is not an answer: status, message for people, seconds to wait."""
 
     def __init__(
-        self, status: int, message: str, *, kind: str | None = None, retry_after_s: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str | None = None,
+        retry_after_s: float | None = None,
+        failure: Failure | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -47,6 +53,8 @@ class Problem(Exception):
         if retry_after_s is None and status in (429, 503):
             retry_after_s = RETRY_AFTER_DEFAULT_S
         self.retry_after_s = retry_after_s
+        self.failure = failure
+        "What the service said of an answer that broke off: tokens that came, credits they cost."
 
     def headers(self) -> dict[str, str]:
         """`Retry-After` in whole seconds (RFC 9110, 10.2.3), and in milliseconds for clients that read it."""
@@ -79,4 +87,6 @@ def problem_of_failure(failure: Failure) -> Problem:
     """The problem a client sees for a `Failure` event."""
     code = WireCode(failure.code) if failure.code in WireCode._value2member_map_ else WireCode.INTERNAL
     status = _FAILURE_STATUS.get(code, 503)
-    return Problem(status, failure.message, kind=code.name.lower(), retry_after_s=failure.retry_after_s)
+    return Problem(
+        status, failure.message, kind=code.name.lower(), retry_after_s=failure.retry_after_s, failure=failure
+    )
