@@ -14,6 +14,9 @@ from typing import Any
 
 import msgspec
 
+Row = tuple[float, str, bytes]
+"A recorded event: its time in seconds, its name, the bytes that went into the digest."
+
 _FRAME = struct.Struct("<diiiI")
 # Bytes collected before they go through the hash: one update for a few thousand frames.
 _FLUSH_BYTES = 1 << 17
@@ -31,20 +34,12 @@ class RunTrace:
         self._sinks_of: dict[type, list[Callable[[Any], None]]] = {}
         self.frames = 0
         self.events = 0
-        self.recorded: list[tuple[float, str, bytes]] | None = [] if record else None
+        self.recorded: list[Row] | None = [] if record else None
 
     def subscribe(self, sink: Callable[[Any], None], *kinds: type) -> None:
         """`sink(event)` sees every decision event, or those of `kinds` alone. A sink only observes."""
         self._sinks.append((sink, kinds))
         self._sinks_of.clear()
-
-    def kind(self, message: Any) -> int:
-        """A small number for the message's type, given out in order of first delivery."""
-        name = type(message)
-        number = self._kinds.get(name)
-        if number is None:
-            number = self._kinds[name] = len(self._kinds)
-        return number
 
     def frame(self, now: float, source: int, destination: int, message: Any, payload: bytes) -> None:
         """A frame was delivered."""
@@ -54,6 +49,8 @@ class RunTrace:
         number = kinds.get(name)
         if number is None:
             number = kinds[name] = len(kinds)
+            # Numbers are given out in order of first delivery: the digest must tell whose they are.
+            buffer += name.__name__.encode()
         entry = _FRAME.pack(now, source, destination, number, zlib.crc32(payload))
         buffer += entry
         if self.recorded is not None:
@@ -88,15 +85,49 @@ class RunTrace:
 
 
 def first_divergence(one: RunTrace, other: RunTrace) -> str | None:
-    """Names the first event in which two recorded runs differ; None when they are equal."""
+    """Names the first event in which two recorded runs differ, and what differs in it; None when they are equal."""
     left, right = one.recorded, other.recorded
     if left is None or right is None:
         raise ValueError("both runs must be recorded: RunTrace(record=True)")
     for position, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
-            return f"event {position}: {a[1]} at t = {a[0]!r} s against {b[1]} at t = {b[0]!r} s"
+            return f"event {position}: {_describe_difference(a, b)}"
     if len(left) != len(right):
         longer = left if len(left) > len(right) else right
         at_s, name, _ = longer[min(len(left), len(right))]
         return f"event {min(len(left), len(right))}: {name} at t = {at_s!r} s happened in one run only"
     return None
+
+
+def _describe_difference(a: Row, b: Row) -> str:
+    """Time and name of both rows, or, where those are equal, the fields that are not."""
+    if a[:2] != b[:2]:
+        return f"{a[1]} at t = {a[0]!r} s against {b[1]} at t = {b[0]!r} s"
+    left, right = _read_fields(a), _read_fields(b)
+    differences = [
+        f"{field} {_show(left.get(field))} against {_show(right.get(field))}"
+        for field in dict.fromkeys([*left, *right])
+        if left.get(field) != right.get(field)
+    ]
+    return f"{a[1]} at t = {a[0]!r} s: {', '.join(differences)}"
+
+
+def _read_fields(row: Row) -> dict[str, Any]:
+    """What a row says beyond its time and name."""
+    _, name, data = row
+    if not name.startswith("frame "):
+        return _flatten(msgspec.msgpack.decode(data))
+    _, _, _, kind, checksum = _FRAME.unpack(data)
+    return {"kind": kind, "payload CRC-32": f"{checksum:08x}"}
+
+
+def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of inner values get names like event.transaction.amount."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _show(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -14,10 +14,8 @@ import msgspec
 
 from sim.__main__ import make_parser
 from sim.scenario import Scenario
-from sim.trace import RunTrace
+from sim.trace import Row, RunTrace
 from sim.world import World
-
-Rows = list[tuple[float, str, bytes]]
 
 
 def record(arguments: Sequence[str]) -> RunTrace:
@@ -36,7 +34,7 @@ def save(trace: RunTrace, path: Path) -> None:
 def load(path: Path) -> RunTrace:
     """What `save` wrote: the rows, without the digest."""
     trace = RunTrace(record=True)
-    trace.recorded = msgspec.msgpack.decode(path.read_bytes(), type=Rows)
+    trace.recorded = msgspec.msgpack.decode(path.read_bytes(), type=list[Row])
     return trace
 
 

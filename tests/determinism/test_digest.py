@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import re
+import zlib
 
 import pytest
 
+from quiver.selection.candidates import CandidateTable
 from sim.loop import SimLoop
 from sim.scenario import Scenario
 from sim.trace import first_divergence
@@ -54,37 +58,59 @@ def test_one_extra_draw_is_found(reference, monkeypatch):
     differs(reference)
 
 
-def test_one_bit_of_a_frame_is_found(reference, monkeypatch):
+def test_one_bit_of_a_frame_is_found_and_the_frame_is_named(reference, monkeypatch):
     on_frame, seen = SimStream._on_frame, []
 
     def flip_one(self, message, data):
-        seen.append(None)
+        seen.append((self._node.network.env.now, message, data))
         if len(seen) == 100:
             data = bytes([data[0] ^ 1]) + data[1:]
         on_frame(self, message, data)
 
     monkeypatch.setattr(SimStream, "_on_frame", flip_one)
-    assert "frame" in differs(reference)
+    found = differs(reference)
+    now, message, data = seen[99]
+    assert f"{type(message).__name__} at t = {now!r} s: payload CRC-32 {zlib.crc32(data):08x} against " in found
 
 
-def test_one_ulp_of_delay_is_found(reference, monkeypatch):
-    deliver_at, seen = SimLoop.deliver_at, []
+def test_one_ulp_of_delay_is_found_and_both_times_are_named(reference, monkeypatch):
+    deliver_at, planted = SimLoop.deliver_at, []
 
     def late_once(self, when, function, *args):
-        seen.append(None)
-        deliver_at(self, math.nextafter(when, math.inf) if len(seen) == 500 else when, function, *args)
+        if not planted and getattr(function, "__func__", None) is SimStream._on_frame and when > 30.0:
+            planted.append(when)
+            when = math.nextafter(when, math.inf)
+        deliver_at(self, when, function, *args)
 
     monkeypatch.setattr(SimLoop, "deliver_at", late_once)
-    assert "t = " in differs(reference)
+    found = differs(reference)
+    assert found.count(" at t = ") == 2
+    assert f" at t = {planted[0]!r} s against " in found
+    assert found.endswith(f" at t = {math.nextafter(planted[0], math.inf)!r} s")
 
 
-def test_another_order_of_the_same_peers_is_found(reference, monkeypatch):
-    from quiver.selection.candidates import CandidateTable
-
+def test_another_order_of_the_same_peers_is_found_at_the_first_channel(reference, monkeypatch):
     candidates = CandidateTable.candidates
 
-    def reversed_once(self, *args, **kwargs):
+    def reversed_order(self, *args, **kwargs):
         return list(reversed(candidates(self, *args, **kwargs)))
 
-    monkeypatch.setattr(CandidateTable, "candidates", reversed_once)
-    differs(reference)
+    monkeypatch.setattr(CandidateTable, "candidates", reversed_order)
+    # Before any request: other providers get the first channels.
+    assert re.fullmatch(
+        r"event \d+: LedgerMoved at t = \S+ s: event\.transaction\.provider \w+ against .*", differs(reference)
+    )
+
+
+def test_the_moments_of_the_garbage_collector_do_not_matter(reference, monkeypatch):
+    """Python versions collect at different moments: nothing that is collected may have a say in a run."""
+    monkeypatch.setattr("sim.garbage.THRESHOLDS", (50, 2, 2))
+    monkeypatch.setattr("sim.garbage.gc.freeze", lambda: None)
+    collected = []
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    try:
+        trace = run()
+    finally:
+        gc.callbacks.pop()
+    assert len(collected) > 100
+    assert trace.digest() == reference.digest()
