@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import style
+from sim.plot import describe_runs
 from sim.scenario import Scenario
 from sim.sweep import Runs, Sweep
 
@@ -61,14 +62,8 @@ def run(
 
 
 def describe(runs: Runs) -> str:
-    """What every figure says about itself: simulated, on which data, at which fidelity, how often."""
-    first = runs.results[0].summary
-    fidelity = ", ".join(f"{name} {value}" for name, value in first["fidelity"].items())
-    seeds = len({result.summary["seed"] for result in runs.results})
-    labels = sorted({result.summary["data"] for result in runs.results})
-    return (
-        f"Simulated; {' and '.join(labels)} arrivals; {fidelity}. {seeds} seeds, bands are 95 % t-intervals over seeds."
-    )
+    """What every figure says about itself."""
+    return f"{describe_runs([result.summary for result in runs.results])} Bands are 95 % t-intervals over seeds."
 
 
 def make_manifest(experiment: Experiment, runs: Runs, finding: str, *, wall_s: float) -> dict[str, Any]:

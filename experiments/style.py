@@ -12,21 +12,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-RC = {
-    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.25, "legend.frameon": False, "figure.dpi": 110, "savefig.dpi": 130, "lines.linewidth": 1.6,
-}  # fmt: skip
-# Okabe & Ito 2008: told apart with any colour vision.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8B6914", "#666666")
-_KNOWN = ("random", "round-robin", "least-loaded", "power-of-two", "peak-ewma", "prequal", "weighted")
+from sim.plot import COLOURS, RC, colour_policy
+
 CAPTION_COLUMNS = 150
 
 
 def colour(policy: str) -> str:
-    """The same in every figure; the oracle is black, policies of other people take what is left."""
-    if policy == "oracle":
-        return "#000000"
-    return _COLOURS[_KNOWN.index(policy)] if policy in _KNOWN else _COLOURS[-1]
+    """The same in every figure; policies of other people take what is left."""
+    return colour_policy(policy) or COLOURS[-1]
 
 
 def subplots(rows: int, columns: int, **options: Any) -> tuple[Figure, Any]:

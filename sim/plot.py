@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ RC: dict[Any, Any] = {
 }  # fmt: skip
 # Okabe & Ito 2008: told apart with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8B6914", "#666666")
+POLICIES = ("random", "round-robin", "least-loaded", "power-of-two", "peak-ewma", "prequal", "weighted")
 OUTCOMES = ("completed", "rejected", "failed", "cancelled", "unfinished")
 # (what a column's name ends with, what it is called, its unit).
 _UNITS = (("_s", "seconds"), ("_credits", "credits"), ("_tokens", "tokens"))
@@ -32,6 +34,7 @@ _NAMES = {
 CAPTION_COLUMNS = 110
 # Beyond so many groups lines can't be told apart.
 GROUPS_MAX = 12
+FEW_DECADES = 300.0
 LEVELS = np.linspace(0.0, 1.0, 401)
 
 
@@ -41,6 +44,21 @@ def label(column: str) -> str:
         if column.endswith(ending):
             return f"{_NAMES.get(column, column.removesuffix(ending).replace('_', ' '))} ({unit})"
     return column.replace("_", " ")
+
+
+def colour_policy(name: str) -> str | None:
+    """The same in every figure; the oracle is black; None for policies of other people, which take what is left."""
+    if name == "oracle":
+        return "#000000"
+    return COLOURS[POLICIES.index(name)] if name in POLICIES else None
+
+
+def assign_colours(names: Sequence[Any], by: str) -> dict[Any, str]:
+    """Colour of each line; no two alike while there are enough."""
+    fixed = {name: colour_policy(str(name)) for name in names} if by == "policy" else {}
+    taken = {colour for colour in fixed.values() if colour}
+    free = itertools.cycle([colour for colour in COLOURS if colour not in taken] or COLOURS)
+    return {name: fixed.get(name) or next(free) for name in names}
 
 
 def describe_runs(summaries: Sequence[dict[str, Any]]) -> str:
@@ -53,51 +71,56 @@ def describe_runs(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 class Plotter:
-    """Figures of requests; `note` says where they come from."""
+    """Figures of requests; `note` says where they come from, `swept` which columns tell the scenarios apart."""
 
-    def __init__(self, requests: pd.DataFrame, *, note: str = "Simulated.") -> None:
+    def __init__(self, requests: pd.DataFrame, *, note: str = "Simulated.", swept: Sequence[str] = ()) -> None:
         self._rows = requests
         self._completed = requests[requests["outcome"] == "completed"]
         self._note = note
+        self._swept = tuple(swept)
 
     def cdf(self, column: str, *, by: str = "policy", log: bool = True) -> Figure:
         """Cumulative distribution of completed requests, one line a group: mean over seeds, band from the lowest to the highest."""
         figure, axes = self._start(by, column)
         several = False
-        for number, (name, group) in enumerate(self._groups(by)):
+        for name, group, colour, dash in self._groups(by):
             per_seed = [rows[column].dropna().to_numpy() for _, rows in group.groupby("seed")]
             curves = np.array([np.quantile(values, LEVELS) for values in per_seed if len(values)])
             if not len(curves):
                 continue
-            line = {"color": COLOURS[number % len(COLOURS)], "linestyle": "-" if number < len(COLOURS) else "--"}
-            axes.plot(curves.mean(axis=0), LEVELS, label=str(name), **line)
+            axes.plot(curves.mean(axis=0), LEVELS, label=str(name), color=colour, linestyle=dash)
             if len(curves) > 1:
                 several = True
-                axes.fill_betweenx(
-                    LEVELS, curves.min(axis=0), curves.max(axis=0), color=line["color"], alpha=0.15, lw=0
-                )
+                axes.fill_betweenx(LEVELS, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
         if log:
             _log_axis(axes, "x")
         axes.set(xlabel=label(column), ylabel="share of completed requests", ylim=(0, 1))
         band = "Lines are means over seeds, bands reach from the lowest to the highest seed. " if several else ""
         return self._finish(
-            figure, axes, by, f"{len(self._completed):,} completed of {len(self._rows):,} requests. {band}"
+            figure, axes, (by,), f"{len(self._completed):,} completed of {len(self._rows):,} requests. {band}"
         )
 
     def bands(self, column: str, *, x: str, q: float = 0.99, by: str = "policy", log: bool = True) -> Figure:
         """A quantile of completed requests over something that was swept, with 95 % bands over seeds."""
         figure, axes = self._start(by, column, x)
         table = statistics.summarise(self._completed, column, [q], [by, x])
-        for number, (name, rows) in enumerate(table.groupby(by, sort=True)):
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(rows[x], rows["estimate"], color=colour, marker="o", markersize=3, label=str(name))
-            axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+        # An interval of few seeds may reach below zero, where no latency is and a logarithm has no place.
+        lowest = float(table["estimate"].min()) / 4
+        cut = log and lowest > 0 and bool((table["low"] < lowest).any())
+        for name, _, colour, dash in self._groups(by):
+            rows = table[table[by] == name]
+            low = rows["low"].clip(lower=lowest) if cut else rows["low"]
+            axes.plot(
+                rows[x], rows["estimate"], color=colour, linestyle=dash, marker="o", markersize=3, label=str(name)
+            )
+            axes.fill_between(rows[x], low, rows["high"], color=colour, alpha=0.12, lw=0)
         if log:
             _log_axis(axes, "y")
         axes.set(xlabel=label(x), ylabel=f"p{100 * q:g} of {label(column)}")
-        return self._finish(
-            figure, axes, by, "Completed requests only; lines are means over seeds, bands 95 % t-intervals. "
+        told = "Completed requests only; lines are means over seeds, bands 95 % t-intervals" + (
+            ", cut at the lower edge. " if cut else ". "
         )
+        return self._finish(figure, axes, (by, x), told)
 
     def outcomes(self, *, by: str = "policy") -> Figure:
         """Share of requests by how they ended, one bar a group."""
@@ -112,19 +135,25 @@ class Plotter:
             )
             left += shares[outcome].to_numpy()
         for place, share in enumerate(shares.get("completed", np.zeros(len(shares)))):
-            axes.text(0.01, place, f"{share:.1%} completed", va="center", color="white", fontsize=8)
+            axes.text(
+                0.01,
+                place,
+                f"{share:.1%} completed",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 2},
+            )
         axes.set(xlabel="share of requests", ylabel=by.replace("_", " "), xlim=(0, 1))
         axes.grid(axis="y", visible=False)
         axes.invert_yaxis()
-        return self._finish(figure, axes, "how it ended", f"{len(self._rows):,} requests. ")
+        return self._finish(figure, axes, (by,), f"{len(self._rows):,} requests. ", legend="how it ended")
 
     def over_time(self, column: str = "ttft_s", *, by: str = "policy", bins: int = 30) -> Figure:
         """Median and p95 of completed requests by when they arrived: shows warm-up, bursts and drift."""
         figure, axes = self._start(by, column)
         edges = np.linspace(0.0, float(self._rows["arrived_s"].max()) or 1.0, bins + 1)
         middles = (edges[1:] + edges[:-1]) / 2
-        for number, (name, group) in enumerate(self._groups(by)):
-            colour = COLOURS[number % len(COLOURS)]
+        for name, group, colour, _ in self._groups(by):
             bin_of = np.clip(np.searchsorted(edges, group["arrived_s"], side="right") - 1, 0, bins - 1)
             binned = group[column].groupby(bin_of).quantile([0.5, 0.95]).unstack().reindex(range(bins))
             axes.plot(middles, binned[0.5], color=colour, label=str(name))
@@ -133,11 +162,22 @@ class Plotter:
         axes.set(xlabel="arrival (seconds)", ylabel=label(column))
         width_s = edges[1] - edges[0]
         return self._finish(
-            figure, axes, by, f"Solid: median, dotted: p95, of requests that arrived within {width_s:.3g} s. "
+            figure, axes, (by,), f"Solid: median, dotted: p95, of requests that arrived within {width_s:.3g} s. "
         )
 
-    def _groups(self, by: str) -> list[tuple[Any, pd.DataFrame]]:
-        return list(self._completed.groupby(by, sort=True))
+    def _groups(self, by: str) -> list[tuple[Any, pd.DataFrame, str, str]]:
+        """(name, its completed requests, colour, line style), in order."""
+        groups = list(self._completed.groupby(by, sort=True))
+        colours = assign_colours([name for name, _ in groups], by)
+        return [
+            (name, group, colours[name], "-" if number < len(COLOURS) else "--")
+            for number, (name, group) in enumerate(groups)
+        ]
+
+    def _find_mixed(self, keys: Sequence[str]) -> list[str]:
+        """What was swept, is not told apart by `keys`, and differs within a group."""
+        groups = self._rows.groupby(list(keys))
+        return [name for name in self._swept if name not in keys and groups[name].nunique(dropna=False).max() > 1]
 
     def _start(self, by: str, *columns: str) -> tuple[Figure, Axes]:
         for name in (by, *columns):
@@ -153,23 +193,28 @@ class Plotter:
         plt.close(figure)
         return figure, axes
 
-    def _finish(self, figure: Figure, axes: Axes, legend: str, told: str) -> Figure:
+    def _finish(
+        self, figure: Figure, axes: Axes, keys: Sequence[str], told: str, *, legend: str | None = None
+    ) -> Figure:
+        mixed = self._find_mixed(keys)
+        if mixed:
+            told += f"Each mixes runs that differ in {', '.join(mixed)}. "
         # Beside the axes: inside, it covers lines of some data or other.
-        axes.legend(title=legend.replace("_", " "), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+        axes.legend(
+            title=(legend or keys[0]).replace("_", " "), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False
+        )
         caption = "\n".join(textwrap.wrap(told + self._note, CAPTION_COLUMNS))
         figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color="#444444")
         return figure
 
 
 def _log_axis(axes: Axes, which: str) -> None:
-    """Logarithmic where all values are positive, with plain numbers."""
+    """Logarithmic where all values are positive, with plain numbers; at 2 and 5 too where decades are few."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    if axis.get_data_interval()[0] <= 0:
+    low, high = axis.get_data_interval()
+    if low <= 0:
         return
     axes.set(**{f"{which}scale": "log"})
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    low, high = axis.get_data_interval()
-    # Less than a decade has one labelled tick at most: label the ones between.
-    axis.set_minor_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if high / low < 10 and str(f"{value:e}")[0] in "125" else "")
-    )
+    shown = "25" if high / low < FEW_DECADES else ""
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in shown else ""))

@@ -74,9 +74,11 @@ class Result:
         completed = counted[counted["outcome"] == "completed"]
         outcomes = counted["outcome"].value_counts()
         digest = world.trace.digest()
+        topology = world.population.topology
+        label = "real" if world.workload.label == topology.label == "real" else "synthetic"
         summary = {
             "scenario": scenario.name, "scenario_hash": world.scenario_hash, "seed": world.seed, "digest": digest,
-            "policy": collector.policy, "data": world.workload.label,
+            "policy": collector.policy, "data": label,
             "fidelity": {
                 "frames": scenario.frames, "signatures": scenario.signatures, "chunks": scenario.chunks,
                 "transport": "message", "service": plug_name(scenario.service),
@@ -97,7 +99,9 @@ class Result:
         }  # fmt: skip
         return cls(
             requests=requests, providers=providers, epochs=epochs, summary=summary, digest=digest,
-            manifest=make_manifest(scenario.describe(), summary, world.workload.note),
+            manifest=make_manifest(
+                scenario.describe(), summary, f"{world.workload.note}; topology {topology.name} ({topology.label})"
+            ),
         )  # fmt: skip
 
     def save(self, directory: Path | str) -> Path:

@@ -37,7 +37,7 @@ def _label(values: Sequence[Any]) -> list[Any]:
     known: dict[str, dict[str, str]] = {}
     labels = []
     for value in values:
-        name = ", ".join(map(plug_name, value)) if isinstance(value, tuple) else plug_name(value)
+        name = ", ".join(map(plug_name, value)) if type(value) is tuple else plug_name(value)
         versions = known.setdefault(name, {})
         number = len(versions) + 1
         labels.append(versions.setdefault(_identify(value), name if number == 1 else f"{name} #{number}"))
@@ -93,6 +93,7 @@ class Runs:
     ) -> pd.DataFrame:
         """Estimate, low, high (95 %, over seeds) and n_seeds of a quantile of completed requests."""
         keys = [by] if isinstance(by, str) else list(by)
+        statistics.check_columns(self.requests, column, *keys)
         missing = self._find_missing(keys)
         if missing:
             raise UsageError(
@@ -105,6 +106,7 @@ class Runs:
 
         If the runs also differ in something else (a load, say), there is a row for each of its values.
         """
+        statistics.check_columns(self.requests, column, by)
         name = baseline if isinstance(baseline, _PLAIN) else plug_name(baseline)
         return statistics.compare(self._warm, column, q, by, name, self._find_missing([by]))
 
@@ -121,7 +123,9 @@ class Runs:
     @property
     def plot(self) -> Plotter:
         """Figures: `runs.plot.cdf("ttft_s", by="policy")`."""
-        return Plotter(self._warm, note=describe_runs([result.summary for result in self.results]))
+        return Plotter(
+            self._warm, note=describe_runs([result.summary for result in self.results]), swept=list(self.axes)
+        )
 
     def _repr_html_(self) -> str:
         columns = ["policy", *(axis for axis in self.axes if axis != "policy")]

@@ -31,6 +31,7 @@ from sim.plug import Plug, PlugPoint, plug_name
 from sim.pricing import PRICING
 from sim.rules import JITTER, LINKS, LOSS
 from sim.settings import read_settings
+from sim.table import make_record
 from sim.topology import TOPOLOGY
 from sim.workload import Workload, poisson
 
@@ -146,7 +147,8 @@ class Scenario:
     @property
     def link_plugs(self) -> tuple[Plug, ...]:
         """`links`, one or several, as several."""
-        return self.links if isinstance(self.links, tuple) else (self.links,)
+        # A rule may itself be a named tuple.
+        return self.links if type(self.links) is tuple else (self.links,)
 
     @classmethod
     def named(cls, name: str) -> Scenario:
@@ -204,12 +206,20 @@ class Scenario:
                 value = {name: getattr(value, name) for name in Params.__struct_fields__}
             elif isinstance(value, Workload):
                 value = f"{value.name}:{value.checksum()}"
-            elif isinstance(value, tuple):
+            elif type(value) is tuple:
                 value = [plug_name(plug) for plug in value]
             elif not isinstance(value, (str, int, float, bool, type(None))):
                 value = plug_name(value)
             described[f.name] = value
         return described
+
+    def _repr_html_(self) -> str:
+        """What differs from the defaults."""
+        default = Scenario(name=self.name).describe()
+        changed = {name: value for name, value in self.describe().items() if value != default[name]}
+        constants = changed.pop("params", {})
+        changed |= {name: value for name, value in constants.items() if value != default["params"][name]}
+        return make_record(changed, caption=f"scenario {self.name}, where it differs from the defaults")
 
     def hash(self) -> str:
         """16 hex digits over every field, the sources of plugged-in classes, the version and the data's checksums."""

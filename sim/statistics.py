@@ -31,8 +31,8 @@ def compute_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def compute_per_seed(requests: pd.DataFrame, column: str, q: float, by: Sequence[str]) -> pd.Series:
-    """The q-quantile of completed requests per group and seed; index levels are `by`, then seed."""
+def check_columns(requests: pd.DataFrame, column: str, *by: str) -> None:
+    """`UsageError` unless `column` holds numbers and all exist."""
     for name in (column, *by):
         if name not in requests:
             raise UsageError(
@@ -40,6 +40,11 @@ def compute_per_seed(requests: pd.DataFrame, column: str, q: float, by: Sequence
             )
     if not pd.api.types.is_numeric_dtype(requests[column]):
         raise UsageError(f"column {column!r} holds no numbers: it has no quantiles")
+
+
+def compute_per_seed(requests: pd.DataFrame, column: str, q: float, by: Sequence[str]) -> pd.Series:
+    """The q-quantile of completed requests per group and seed; index levels are `by`, then seed."""
+    check_columns(requests, column, *by)
     if not 0 <= q <= 1:
         raise UsageError(f"q is a quantile from 0 to 1, not {q}")
     completed = requests[requests["outcome"] == "completed"]

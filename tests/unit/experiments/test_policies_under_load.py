@@ -69,7 +69,7 @@ def test_the_figure_shows_every_measure_and_what_it_is_made_of():
     assert (frame["n_seeds"] == len(SEEDS)).all()
     labels = {axes.get_ylabel() for axes in policies_under_load.figure(frame).axes}
     assert {"TTFT p99 (s)", "rejected, failed or unfinished (share)", "rank by TTFT p99 (1 is fastest)"} <= labels
-    assert harness.describe(runs).startswith("Simulated; synthetic arrivals; frames sized. 4 seeds")
+    assert harness.describe(runs).startswith("Simulated; synthetic data; frames sized; 4 seeds. Bands")
 
 
 def test_the_same_requests_are_offered_at_every_load():
