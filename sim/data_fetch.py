@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import http
+import http.client
 import io
 import json
 import urllib.error
@@ -27,6 +29,13 @@ from sim import data
 HOST = "https://raw.githubusercontent.com"
 DOWNLOAD_TIMEOUT_S = 60.0
 DOWNLOAD_BYTES_MAX = 64 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+# A broken connection is taken up again so many times before we say so.
+ATTEMPTS_MAX = 4
+_WAYS_OUT = (
+    f"Try again later, copy the data folder from another machine and set {data.ENVIRONMENT} to it, or use the synthetic twins "
+    "(fallback=True)"
+)
 
 Opener = Callable[[str], bytes]
 Converter = Callable[[Sequence[bytes], int], pd.DataFrame]
@@ -112,18 +121,45 @@ UPSTREAM: dict[str, Upstream] = {
 
 
 def download(url: str) -> bytes:
-    """The bytes behind `url`, at most `DOWNLOAD_BYTES_MAX`; `Unavailable` says what failed and what to do."""
-    try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
-            body: bytes = answer.read(DOWNLOAD_BYTES_MAX + 1)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise Unavailable(
-            f"cannot download {url} ({error}). Offline? Copy the data folder from another machine and set "
-            f"{data.ENVIRONMENT} to it, or use the synthetic twins (fallback=True)"
-        ) from error
-    if len(body) > DOWNLOAD_BYTES_MAX:
-        raise data.DataDamaged(f"{url} is larger than {DOWNLOAD_BYTES_MAX} bytes: not the file we know")
-    return body
+    """The bytes behind `url`, at most `DOWNLOAD_BYTES_MAX`; `Unavailable` says what failed and what to do.
+
+    A connection that breaks off is taken up where it broke (RFC 9110 14.2), from the start if the server can't do that.
+    """
+    body, problem = b"", "nothing was received"
+    for _ in range(ATTEMPTS_MAX):
+        try:
+            part, start, total = _read(url, len(body))
+        except urllib.error.HTTPError as error:
+            raise Unavailable(
+                f"cannot download {url}: the server answered {error.code} {error.reason}. {_WAYS_OUT}"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            problem = str(getattr(error, "reason", "") or error)
+            continue
+        body = body[:start] + part
+        if len(body) > DOWNLOAD_BYTES_MAX:
+            raise data.DataDamaged(f"{url} is larger than {DOWNLOAD_BYTES_MAX} bytes: not the file we know")
+        if total is None or len(body) == total:
+            return body
+        problem = f"the connection broke off after {len(body)} of {total} bytes"
+    raise Unavailable(f"cannot download {url}: {problem}, {ATTEMPTS_MAX} times. Offline? {_WAYS_OUT}")
+
+
+def _read(url: str, have: int) -> tuple[bytes, int, int | None]:
+    """(bytes, where they start, length of the whole if the server says so)."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S) as answer:
+        length = answer.headers.get("Content-Length")
+        start = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        part = b""
+        try:
+            while len(part) <= DOWNLOAD_BYTES_MAX and (more := answer.read(CHUNK_BYTES)):
+                part += more
+        except (OSError, http.client.HTTPException):
+            # What came is good; the caller asks for the rest.
+            if length is None:
+                raise
+        return part, start, None if length is None else start + int(length)
 
 
 def fetch(name: str, *, folder: Path | None = None, opener: Opener = download) -> Path:
@@ -143,14 +179,29 @@ def fetch(name: str, *, folder: Path | None = None, opener: Opener = download) -
             f"{name}: upstream {upstream.urls()[0]} is not in the known format ({error!r})"
         ) from error
     data.check_frame(name, frame, upstream.urls()[0])
-    if data.compute_values_digest(frame) != entry.values_sha256:
+    digest = data.compute_values_digest(frame)
+    if digest != entry.values_sha256:
         raise data.DataDamaged(
-            f"{name}: the values of {upstream.urls()[0]} differ from the manifest; nothing was written"
+            f"{name}: {upstream.urls()[0]} has values of SHA-256 {digest}, expected {entry.values_sha256}: it is not the file "
+            "the project was tested with; nothing was written"
         )
     path = (folder or data.folder()) / entry.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
     # mtime=0: the same data gives the same bytes on every machine.
-    temporary.write_bytes(gzip.compress(frame.to_csv(index=False, lineterminator="\n").encode(), mtime=0))
-    temporary.replace(path)
+    _write(path, gzip.compress(frame.to_csv(index=False, lineterminator="\n").encode(), mtime=0))
     return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path} ({error.strerror}). Set {data.ENVIRONMENT} to a folder that you may write to"
+        ) from error
