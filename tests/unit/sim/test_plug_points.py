@@ -19,6 +19,7 @@ from sim.data import DataMissing
 from sim.hardware import HARDWARE, HardwareProfile, profile
 from sim.library import WORKLOAD
 from sim.machine import SERVICE
+from sim.plug import plug_name
 from sim.pricing import PRICING, ask_price
 from sim.rng import Substreams
 from sim.rules import JITTER, LINKS, LOSS, Loss, Partition
@@ -132,7 +133,7 @@ def test_an_engine_has_the_methods_of_the_port(name):
         *({"policy": name} for name in (*POLICIES, "oracle")),
         {"jitter": "wander"}, {"jitter": False}, {"loss": 0.05}, {"links": "bandwidth"}, {"links": Partition({})},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(f"{name}-{plug_name(value)}" for name, value in changes.items()),
 )  # fmt: skip
 def test_a_tour_runs_with_every_built_in_and_repeats(changes):
     scenario = TINY.replace(**changes)
