@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class Interpreter(NamedTuple):
         return (ROOT / f".venv-{self.version}" / ".setup-stamp").exists()
 
 
+@cache
 def find_others() -> list[Interpreter]:
     """CPythons of another minor version than ours. Each name was run: a shim may name a version it can't start."""
     own = "{}.{}".format(*sys.version_info)

@@ -13,7 +13,7 @@ import pytest
 from sim import data
 from tests.determinism.command import Command, check_same_digest
 from tests.determinism.interpreters import ROOT, find_others
-from tests.determinism.stories import STORIES, tell
+from tests.determinism.stories import STORIES, nursery_ends_when_its_last_child_has_just_ended, tell
 
 # azure-planetlab with a fifth of its providers, gateways and arrivals: the shape of the demo in a few seconds.
 RUNS = {
@@ -74,6 +74,9 @@ def test_every_interpreter_and_hash_seed_gives_the_same_digest(name, others, say
     assert labels == {"real" if present else "synthetic"}
     assert summaries[0]["completed"] > 30
     say(f"{name}, {labels.pop()} data: CPython {', '.join(map(release, pythons))} agree on {summaries[0]['digest']}")
+    for interpreter in find_others():
+        if not interpreter.is_installed:
+            say(f"{name}: not compared with {interpreter.executable}, run `make interpreters`")
 
 
 def test_there_is_another_interpreter(others):
@@ -90,6 +93,12 @@ def test_every_interpreter_tells_the_same_stories(others):
         for story in STORIES:
             heard = [tuple(line) for line in json.loads(told.stdout)[story.__name__]]
             assert heard == tell(story), f"{story.__name__} under {python}"
+
+
+def test_a_nursery_whose_last_child_has_just_ended_goes_on():
+    """Where `gather` does not pause (3.12 and later), waiting for such a child must not become a spin."""
+    told = tell(nursery_ends_when_its_last_child_has_just_ended)
+    assert told == [(1.0, "child"), (1.0, "body"), (1.0, "bystander"), (1.0, "after")]
 
 
 def test_a_planted_set_order_is_found_over_hash_seeds_and_each_replay_line_replays(tmp_path):
