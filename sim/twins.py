@@ -4,6 +4,10 @@ Rules of this file: the parameters are the published figures and nothing else. G
 published mean and coefficient of variation (gamma, or log-normal where CV > 2, since a gamma that bursty is almost all
 zeros); so autocorrelation of the arrival rate is *not* reproduced. Lengths follow an inverse distribution function that
 meets p50, p95 and p99 exactly, and the mean by one fitted exponent; input and output lengths are independent.
+
+How far that goes, measured against the traces (`tests/unit/sim/test_twins.py` holds it): p50, p95, p99 and the mean within
+20 %. Below the median nothing was published, and the curve is an assumption: its lower quartile is 34 to 67 % below the
+trace's, and the largest distance between the distribution functions is 0.11 to 0.36.
 """
 
 from __future__ import annotations
