@@ -22,10 +22,13 @@ RUNS = {
         "azure-planetlab", "--set", "duration_s=60", "--set", "providers=200", "--set", "gateways=4",
         "--set", "arrivals=2", "--set", "fallback=true",
     ),
+    "azure-planetlab, whole": ("azure-planetlab", "--set", "duration_s=60", "--set", "fallback=true"),
     "tour, encoded, signed, churning": (
         "tour", "--set", "frames=encoded", "--set", "signatures=real", "--set", "chunks=token", "--set", "churn=30",
     ),
 }  # fmt: skip
+# A thousand providers take a quarter of a minute for each interpreter.
+LONG = {"azure-planetlab, whole"}
 TRACES = ("azure-conv", "planetlab")
 # A story that hangs would hang forever; all of them take a second, imports included.
 STORIES_TIMEOUT_S = 60
@@ -65,7 +68,7 @@ def release(python):
     return subprocess.run([ROOT / python, "-c", question], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in RUNS])
 def test_every_interpreter_and_hash_seed_gives_the_same_digest(name, others, say, tmp_path):
     pythons = [sys.executable, sys.executable, *others]
     summaries = check_same_digest(make_commands(pythons, RUNS[name]), tmp_path)
