@@ -1,9 +1,47 @@
 """A hostile node on real QUIC says anything to gateway, provider, aggregator and DHT node.
 
 After each attack the tables are as large as before, no stream stays open, an honest request succeeds, and the books balance.
+
+Where each kind of bad input is tested (`test_the_table_above_names_tests_that_are_there` holds this table):
+
+| input | test |
+|---|---|
+| malformed frames | tests/property/test_codecs.py::test_any_bytes_are_a_message_or_malformed |
+| malformed frames, provider, DHT | tests/scenarios/test_bad_input.py::test_an_rpc_that_is_no_message_is_reset_by_name |
+| malformed frames, provider, aggregator | tests/scenarios/test_bad_input.py::test_a_stream_with_what_is_no_message_is_reset_by_name |
+| malformed frames from a payer | tests/scenarios/test_hostile_payer.py::test_bytes_that_are_no_message_end_its_stream_only |
+| malformed frames from a provider | tests/scenarios/test_hostile_provider.py::test_before_the_first_token_another_provider_answers_and_nobody_pays |
+| malformed framing | tests/unit/quic/test_driver.py::test_bytes_that_break_the_framing_reset_the_stream_only |
+| malformed datagrams | tests/unit/quic/test_endpoint.py::test_datagrams_that_are_not_quic_change_nothing |
+| oversized frames | tests/scenarios/test_bad_input.py::test_a_frame_beyond_the_protocols_limit_is_reset_before_it_is_read |
+| oversized requests | tests/scenarios/test_roles.py::test_an_oversized_body_is_refused_at_the_gateway |
+| unknown frames | tests/property/test_codecs.py::test_a_frame_with_an_unknown_tag_is_malformed_and_says_which |
+| frames in the wrong place | tests/scenarios/test_bad_input.py::test_an_inference_stream_that_does_not_begin_with_authorise_is_reset |
+| wrong peer id, dialled | tests/unit/quic/test_tls.py::test_another_peer_than_the_one_dialled_is_refused |
+| wrong peer id, in an offer | tests/scenarios/test_hostile_provider.py::test_an_absurd_offer_makes_no_candidate |
+| wrong peer id, in a record | tests/scenarios/test_bad_input.py::test_what_a_dht_node_does_not_serve_is_reset_and_nothing_is_stored |
+| expired or forged offers | tests/scenarios/test_roles.py::test_an_expired_or_forged_offer_is_never_a_candidate |
+| a stranger's channel | tests/scenarios/test_bad_input.py::test_a_stranger_cannot_open_or_acknowledge_on_the_gateways_channel |
+| a stranger's receipts | tests/scenarios/test_bad_input.py::test_a_batch_that_is_not_ones_own_is_refused_with_evidence |
+| replayed requests | tests/scenarios/test_hostile_payer.py::test_a_replayed_request_is_refused_for_ever_and_held_once |
+| bad JSON | tests/live/test_any_body.py::test_any_body_is_served_or_refused_in_the_doors_own_shape |
+| bad JSON | tests/live/test_openai_door.py::test_what_is_not_a_request_is_a_400 |
+| unknown fields, in a frame | tests/property/test_codecs.py::test_fields_of_a_newer_minor_version_are_ignored_and_another_major_is_refused_by_name |
+| unknown fields, in JSON | tests/live/test_native_door.py::test_a_typo_is_refused_and_errors_have_a_code |
+| absurd numbers, in a request | tests/scenarios/test_hostile_payer.py::test_an_absurd_request_is_refused_by_name_and_the_stream_goes_on |
+| absurd numbers, in a quote | tests/scenarios/test_hostile_provider.py::test_a_quote_that_cannot_be_true_sends_the_request_elsewhere |
+| absurd numbers, in a receipt | tests/scenarios/test_hostile_provider.py::test_a_signed_receipt_over_what_was_not_delivered_is_evidence_and_not_paid |
+| absurd numbers, to an aggregator | tests/scenarios/test_bad_input.py::test_a_proof_of_an_epoch_that_is_not_there_is_answered_with_nothing |
+| absurd numbers, in JSON | tests/live/test_openai_door.py::test_what_cannot_be_served_is_refused_by_name |
+| a config with an unknown key | tests/unit/live/test_config.py::test_an_unknown_key_is_refused_with_file_key_and_the_known_ones |
+| a config with anything changed | tests/property/test_config.py::test_a_changed_file_is_read_as_it_stands_or_refused_with_its_name |
+| a missing data file | tests/unit/sim/test_data.py::test_a_missing_file_says_where_it_was_looked_for_and_three_ways_out |
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,28 +54,12 @@ from quiver.values.kad import KadMessage, KadType
 from quiver.values.peer import PeerInfo
 from quiver.values.receipt import Acknowledgement, ChannelHead
 from quiver.values.request import Final
-from quiver.wire.codec import VERSION
 from quiver.wire.protocols import ACKS, INFERENCE, KAD, OFFER, RECEIPTS
+from tests.scenarios.garbage import STRAY, V, assert_honest_work_goes_on, garbage, refused
 from tests.scenarios.stage import CHAIN_ID, HUB
 from tests.scenarios.wire import WireStage
 
 replace = msgspec.structs.replace
-V = bytes((VERSION,))
-GARBAGE = {
-    "nothing": (b"", WireCode.MALFORMED),
-    "no fields": (V, WireCode.MALFORMED),
-    "not MessagePack": (V + b"\xc1", WireCode.MALFORMED),
-    "text": (b"GET / HTTP/1.1\r\n\r\n", WireCode.UNSUPPORTED_VERSION),
-    "another major version": (b"\x20" + msgspec.msgpack.encode(["K"]), WireCode.UNSUPPORTED_VERSION),
-    "unknown tag": (V + msgspec.msgpack.encode(["?", 1]), WireCode.MALFORMED),
-    "unknown type": (V + msgspec.msgpack.encode({"type": "?"}), WireCode.MALFORMED),
-    "fields missing": (V + msgspec.msgpack.encode(["A"]), WireCode.MALFORMED),
-    "wrong types": (V + msgspec.msgpack.encode(["A", *"abcdefgh"]), WireCode.MALFORMED),
-    "cut": (V + msgspec.msgpack.encode(["K", {"channel": bytes(32)}])[:-9], WireCode.MALFORMED),
-    "not UTF-8": (V + b"\x92\xa1\xff\xa1\xff", WireCode.MALFORMED),
-    "nested without end": (V + b"\x91" * 3000, WireCode.MALFORMED),
-}
-garbage = pytest.mark.parametrize(("data", "code"), GARBAGE.values(), ids=GARBAGE)
 
 
 def play(attack, **stage):
@@ -56,26 +78,6 @@ def play(attack, **stage):
         await assert_honest_work_goes_on(stage)
 
     WireStage(**stage).play(story)
-
-
-async def assert_honest_work_goes_on(stage):
-    owed = stage.channel().log.head.cum
-    final = (await stage.ask(900))[-1]
-    assert isinstance(final, Final) and final.provider == stage.providers[0].peer_id
-    assert (final.paid_credits, final.attempts) == (6_000, 1)
-    await stage.clock.sleep(2.0)
-    # Both ends of the channel and the aggregator hold the same, to the credit.
-    assert stage.channel().log.acknowledged == stage.link().channel.log.head == stage.channel().log.head
-    assert stage.channel().log.head.cum == owed + 6_000
-    assert stage.aggregator.service.window.head(stage.channel().state.channel).cum == owed + 6_000
-
-
-async def refused(stream):
-    """The code the stream is reset with."""
-    with pytest.raises(StreamReset) as caught:
-        while await stream.receive() is not None:
-            pass
-    return caught.value.code
 
 
 # ---- bytes that are no message
@@ -117,22 +119,6 @@ def test_a_frame_beyond_the_protocols_limit_is_reset_before_it_is_read(codec):
 
 
 # ---- frames that have no business there
-
-
-def request_id(number=7):
-    return number.to_bytes(16, "big")
-
-
-STRAY = {
-    "chunk": frames.Chunk(request_id=request_id(), index=0, tokens=1, text="x"),
-    "accept": frames.Accept(request_id=request_id()),
-    "cancel": frames.Cancel(request_id=request_id(), code=0),
-    "authorised": frames.Authorised(channel=bytes(32), head=ChannelHead()),
-    "busy with an absurd number": frames.Busy(request_id=b"", code=-(1 << 63), retry_after_s=float("nan")),
-    "end with absurd numbers": frames.End(
-        request_id=b"", done_reason="", prompt_tokens=1 << 63, completion_tokens=-1, chunks=-1, queue_s=float("inf")
-    ),
-}
 
 
 @pytest.mark.parametrize("frame", STRAY.values(), ids=STRAY)
@@ -325,3 +311,11 @@ def test_junk_peers_in_a_question_are_not_learned():
         assert answer.providers == () and not {info.peer_id for info in answer.closer} & {b"", bytes(5000)}
 
     play(attack)
+
+
+def test_the_table_above_names_tests_that_are_there():
+    root = Path(__file__).parents[2]
+    named = re.findall(r"\| (tests/\S+)::(test_\w+) \|", __doc__)
+    assert len(named) == len(re.findall(r"^\| ", __doc__, re.MULTILINE)) - 1 > 20
+    for file, test in named:
+        assert re.search(rf"^(async )?def {test}\(", (root / file).read_text("utf-8"), re.MULTILINE), (file, test)

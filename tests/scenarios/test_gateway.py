@@ -17,8 +17,7 @@ from quiver.values.request import Failure, Final
 from quiver.wire.protocols import INFERENCE, OFFER
 from sim.transport import SimTransport
 from tests.scenarios.stage import MODEL, InOrder, Stage
-from tests.scenarios.test_hostile_provider import instead
-from tests.scenarios.wire import WireStage
+from tests.scenarios.wire import WireStage, instead
 
 # Exits are over in seconds instead of two days.
 PATIENT = Params(
@@ -140,9 +139,6 @@ def test_a_provider_with_another_history_gets_what_was_signed_and_a_new_channel(
     WireStage(params=PATIENT).play(story)
 
 
-@pytest.mark.xfail(
-    reason="found here: gateway/purse.py opens another channel at each dial, and every exit takes two days"
-)
 def test_a_provider_whose_history_never_fits_binds_no_deposit_after_deposit():
     async def story(stage):
         stage.hostile.tamper = {frames.Authorised: instead(head=ChannelHead(seq=1, cum=1, head=b"\x01" * 32))}

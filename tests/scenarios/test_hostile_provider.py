@@ -15,17 +15,12 @@ from quiver.values import frames
 from quiver.values.offer import Load, OfferAnswer, SignedOffer
 from quiver.values.receipt import ChannelHead
 from quiver.values.request import Failure, Final
+from tests.scenarios.garbage import GARBAGE, assert_honest_work_goes_on
 from tests.scenarios.stage import MODEL, NAME
-from tests.scenarios.test_bad_input import GARBAGE, assert_honest_work_goes_on
-from tests.scenarios.wire import WireStage
+from tests.scenarios.wire import WireStage, bytes_instead, instead
 
 replace = msgspec.structs.replace
 NAN, HUGE = float("nan"), (1 << 64) - 1
-
-
-def instead(**changes):
-    """The frame with these fields changed."""
-    return lambda frame: [replace(frame, **changes)]
 
 
 def play(story, *, tamper=None, offer=None, bill=None):
@@ -66,10 +61,6 @@ def test_it_behaves_when_told_nothing_else():
 
 
 # ---- offers
-
-
-def bytes_instead(data):
-    return lambda frame: [data]
 
 
 @pytest.mark.parametrize("data", [data for data, _ in GARBAGE.values()], ids=GARBAGE)
@@ -231,11 +222,8 @@ def test_what_an_end_says_in_absurd_numbers_is_not_believed():
     play(story, tamper={frames.End: instead(prompt_tokens=-HUGE // 2, completion_tokens=HUGE, queue_s=NAN)})
 
 
-# ---- found by these stories, not fixed yet: each marker falls with its fix
+# ---- found by these stories
 
-quotes_unchecked = pytest.mark.xfail(reason="gateway/attempt.py _check_quote holds only prices against the offer")
-chunks_unchecked = pytest.mark.xfail(reason="gateway/delivery.py on_chunk takes any number of tokens")
-models_unasked = pytest.mark.xfail(reason="gateway/discovery.py _take keeps offers of models nobody asked about")
 
 ABSURD_QUOTES = {
     "a negative amount": {"amount_max": -1}, "negative prompt tokens": {"prompt_tokens_max": -1},
@@ -245,7 +233,6 @@ ABSURD_QUOTES = {
 }  # fmt: skip
 
 
-@quotes_unchecked
 @pytest.mark.parametrize("quote", ABSURD_QUOTES.values(), ids=ABSURD_QUOTES)
 def test_a_quote_that_cannot_be_true_sends_the_request_elsewhere(quote):
     async def story(stage):
@@ -255,7 +242,6 @@ def test_a_quote_that_cannot_be_true_sends_the_request_elsewhere(quote):
     play(story, tamper={frames.Quote: instead(**quote)})
 
 
-@quotes_unchecked
 def test_a_short_answer_never_costs_the_whole_deposit():
     """It quotes 39,000 prompt tokens for a prompt of about 10 at the same amount, and bills them: 3,901,000 of 4,000,000."""
 
@@ -269,7 +255,6 @@ def test_a_short_answer_never_costs_the_whole_deposit():
     play(story, tamper={frames.Quote: instead(prompt_tokens_max=39_000)}, bill=bill)
 
 
-@chunks_unchecked
 @pytest.mark.parametrize("tokens", [-1, -(1 << 63), HUGE])
 def test_a_chunk_of_absurd_tokens_is_refused(tokens):
     async def story(stage):
@@ -279,7 +264,6 @@ def test_a_chunk_of_absurd_tokens_is_refused(tokens):
     play(story, tamper={frames.Chunk: instead(tokens=tokens)})
 
 
-@models_unasked
 def test_offers_of_models_nobody_asked_about_take_no_place():
     async def story(stage):
         hostile, gateway = stage.hostile, stage.gateway

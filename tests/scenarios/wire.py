@@ -42,6 +42,16 @@ class Raw:
         return frame if isinstance(frame, bytes) else self._codec.encode(frame)
 
 
+def instead(**changes):
+    """The frame with these fields changed."""
+    return lambda frame: [msgspec.structs.replace(frame, **changes)]
+
+
+def bytes_instead(data):
+    """Bytes in the frame's place."""
+    return lambda frame: [data]
+
+
 class PacketNodes:
     """`Network.node` at packet level: a node's keys are those of its name, and everybody knows everybody's address."""
 
