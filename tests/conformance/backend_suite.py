@@ -208,7 +208,7 @@ class BackendSuite:
             assert await backend.health() is None
             await engine.stop()
             assert "not answer" in await backend.health()
-            with pytest.raises(Unavailable, match="start it"):
+            with pytest.raises(Unavailable, match="engine does not answer"):
                 await collect(backend, ask())
             with pytest.raises(Unavailable):
                 await backend.models()

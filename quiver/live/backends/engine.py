@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,8 @@ DRAIN_S = 1.0
 ERROR_TEXT_MAX = 500
 "Letters of an engine's error that travel on."
 
+_log = logging.getLogger(__name__)
+
 
 class EngineClient:
     """HTTP to one engine. The session is made on first use, inside the running loop."""
@@ -35,7 +38,7 @@ class EngineClient:
     async def get_json(self, path: str) -> Any:
         """One small question."""
         timeout = aiohttp.ClientTimeout(total=QUESTION_S, connect=CONNECT_S)
-        async with self._asking("GET", path, None, timeout) as response:
+        async with self._asking("GET", path, None, timeout, f"the engine at {self.url}") as response:
             data = await response.read()
         return decode(data)
 
@@ -43,7 +46,8 @@ class EngineClient:
     async def streaming(self, path: str, payload: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         """POST and read the answer's body as it comes. Leaving the block closes the connection, which stops the engine."""
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=self._silence_s)
-        async with self._asking("POST", path, payload, timeout) as response:
+        # These errors travel to whoever asked: where the engine lives is the operator's business, and in the log.
+        async with self._asking("POST", path, payload, timeout, "the provider's engine") as response:
             yield response.content.iter_any()
             await _drain(response.content)
 
@@ -55,7 +59,7 @@ class EngineClient:
 
     @asynccontextmanager
     async def _asking(
-        self, method: str, path: str, payload: Any, timeout: aiohttp.ClientTimeout
+        self, method: str, path: str, payload: Any, timeout: aiohttp.ClientTimeout, name: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             # No limit here: how many requests run at once is the provider's own admission to decide.
@@ -68,18 +72,24 @@ class EngineClient:
                 method, self.url + path, data=body, headers=headers, timeout=timeout
             ) as response:
                 if response.status >= 400:
-                    raise refusal(response.status, error_text(await response.read()), self.url)
+                    raise refusal(response.status, error_text(await response.read()), name)
                 try:
                     yield response
                 finally:
                     if not response.content.at_eof():
                         response.close()
         except TimeoutError as error:
-            raise Unavailable(f"the engine at {self.url} fell silent: is it overloaded, or stuck?") from error
+            raise self._trouble(f"{name} fell silent: is it overloaded, or stuck?", error) from error
         except aiohttp.ClientConnectorError as error:
-            raise Unavailable(f"no engine answers at {self.url}: start it, or correct its URL ({error})") from error
+            if method == "GET":
+                raise Unavailable(f"no engine answers at {self.url}: start it, or correct its URL ({error})") from error
+            raise self._trouble(f"{name} does not answer", error) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise Unavailable(f"the connection to the engine at {self.url} broke: {error}") from error
+            raise self._trouble(f"the connection to {name} broke", error) from error
+
+    def _trouble(self, message: str, error: BaseException) -> Unavailable:
+        _log.warning("engine %s: %s (%s: %s)", self.url, message, type(error).__name__, error)
+        return Unavailable(message)
 
 
 async def _drain(content: aiohttp.StreamReader) -> None:
@@ -92,19 +102,19 @@ async def _drain(content: aiohttp.StreamReader) -> None:
         return
 
 
-def refusal(status: int, text: str, url: str) -> RequestRejected | Unavailable:
+def refusal(status: int, text: str, name: str) -> RequestRejected | Unavailable:
     """An engine's HTTP error in the port's terms: 4xx is the request's fault, unless it is load or access."""
     if status == 404:
         return RequestRejected(RejectionReason.UNKNOWN_MODEL, f"the engine says: {text}")
     if status == 413:
         return RequestRejected(RejectionReason.TOO_LARGE, f"the engine says: {text}")
     if status in (429, 503):
-        return Busy(f"the engine at {url} is full: {text}", retry_after_s=1.0)
+        return Busy(f"{name} is full: {text}", retry_after_s=1.0)
     if status in (401, 403):
-        return Unavailable(f"the engine at {url} refuses us: {text}; check its API key in the config")
+        return Unavailable(f"{name} refuses its provider: {text}; the operator has to check its API key")
     if 400 <= status < 500:
         return RequestRejected(RejectionReason.BAD_REQUEST, f"the engine says: {text}")
-    return Unavailable(f"the engine at {url} failed with HTTP {status}: {text}")
+    return Unavailable(f"{name} failed with HTTP {status}: {text}")
 
 
 def error_text(data: bytes) -> str:
