@@ -188,5 +188,5 @@ def _remedy(name: str, entry: DataFile) -> str:
     fetch = f"run `python -m sim data fetch {name}`, or " if entry.values_sha256 is not None else ""
     return (
         f"Set {ENVIRONMENT} to the folder that holds {entry.path}; {fetch}ask for the synthetic twin "
-        f"(fallback=True). Source: {entry.source}"
+        f"(fallback=True, on the command line --set fallback=true). Source: {entry.source}"
     )

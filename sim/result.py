@@ -24,6 +24,7 @@ from sim.plug import plug_name
 from sim.table import make_record, show_seconds
 
 if TYPE_CHECKING:
+    from sim.scenario import Scenario
     from sim.world import World
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -100,7 +101,7 @@ class Result:
         return cls(
             requests=requests, providers=providers, epochs=epochs, summary=summary, digest=digest,
             manifest=make_manifest(
-                scenario.describe(), summary, f"{world.workload.note}; topology {topology.name} ({topology.label})"
+                scenario, summary, f"{world.workload.note}; topology {topology.name} ({topology.label})"
             ),
         )  # fmt: skip
 
@@ -110,10 +111,8 @@ class Result:
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("requests", "providers", "epochs"):
             getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
-        # The manifest comes last and whole: where there is one, the rows are complete.
-        partial = directory / "manifest.json.part"
-        partial.write_text(json.dumps(self.manifest, indent=2) + "\n")
-        partial.replace(directory / "manifest.json")
+        # The manifest comes last: where there is one, the rows are complete.
+        write_manifest(directory, self.manifest)
         return directory
 
     @classmethod
@@ -149,15 +148,22 @@ class Result:
         return make_record(rows)
 
 
-def make_manifest(scenario: dict[str, Any], summary: dict[str, Any], data_note: str) -> dict[str, Any]:
+def make_manifest(scenario: Scenario, summary: dict[str, Any], data_note: str) -> dict[str, Any]:
     """What is needed to run it again and to judge it."""
     packages = ("simpy", "numpy", "pandas", "networkx", "msgspec", "aioquic")
     return {
-        "scenario": scenario, "summary": summary, "data_note": data_note, "quiver": quiver.__version__,
+        "scenario": scenario.describe(), "summary": summary, "data_note": data_note, "quiver": quiver.__version__,
         "git_commit": _git_commit(), "code": hash_code(), "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
-        "replay": f"python -m sim run {summary['scenario']} --seed {summary['seed']}",
+        "replay": scenario.write_command(summary["seed"]),
     }  # fmt: skip
+
+
+def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
+    """manifest.json, whole or not at all."""
+    partial = directory / "manifest.json.part"
+    partial.write_text(json.dumps(manifest, indent=2) + "\n")
+    partial.replace(directory / "manifest.json")
 
 
 @cache

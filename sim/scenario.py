@@ -30,7 +30,7 @@ from sim.machine import SERVICE
 from sim.plug import Plug, PlugPoint, plug_name
 from sim.pricing import PRICING
 from sim.rules import JITTER, LINKS, LOSS
-from sim.settings import read_settings
+from sim.settings import read_settings, write_settings
 from sim.table import make_record
 from sim.topology import TOPOLOGY
 from sim.workload import Workload, poisson
@@ -168,12 +168,11 @@ class Scenario:
         inner = {f: changes.pop(f) for f in list(changes) if f not in own and f in Params.__struct_fields__}
         unknown = sorted(set(changes) - own)
         if unknown:
-            known = sorted(own | set(Params.__struct_fields__))
-            close = difflib.get_close_matches(unknown[0], known, n=1)
+            known = [*sorted(own - {"params"}), *Params.__struct_fields__]
+            close = difflib.get_close_matches(unknown[0], known, n=3)
             raise UsageError(
-                f"a scenario has no field {unknown[0]!r}"
-                + (f"; did you mean {close[0]}?" if close else "")
-                + f" It has: {', '.join(sorted(own))}; and the protocol's constants: {', '.join(Params.__struct_fields__)}"
+                f"a scenario has no field {unknown[0]!r}; "
+                + (f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known)}")
             )
         if inner:
             changes["params"] = msgspec.structs.replace(changes.get("params", self.params), **inner)
@@ -183,6 +182,26 @@ class Scenario:
         """`key=value` texts from a command line, each value read as the type of the field it replaces."""
         fields = {f.name: str(f.type) for f in dataclasses.fields(self)}
         return self.replace(**read_settings(settings, fields, self.params))
+
+    def write_command(self, seed: int) -> str:
+        """The line that runs it again; says so where there is none."""
+        if self.name not in _NAMED:
+            return f"World(scenario, seed={seed}).run() with a scenario that has no name of its own"
+        base = Scenario.named(self.name)
+        changed = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(base, f.name)
+        }
+        params: Params | None = changed.pop("params", None)
+        if params is not None:
+            names = Params.__struct_fields__
+            changed |= {n: getattr(params, n) for n in names if getattr(params, n) != getattr(base.params, n)}
+        try:
+            settings = write_settings(changed)
+        except UsageError as error:
+            return f"World(scenario, seed={seed}).run(); no command line: {error}"
+        return " ".join([f"python -m sim run {self.name} --seed {seed}", *settings])
 
     def sweep(self, **axes: Iterable[Any]) -> Any:
         """All combinations of the given fields (and `seed`), as a `sim.sweep.Sweep`."""

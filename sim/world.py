@@ -80,6 +80,9 @@ class World:
             ):
                 self.env.run_coroutine(self._main(bar))
             self._check()
+        except Exception as error:
+            error.add_note(f"replay: {self.scenario.write_command(self.seed)}")
+            raise
         finally:
             self.env.close()
         return Result.of(
