@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import msgspec
+
+from quiver.errors import UsageError
+
+# Constants that may be 0; all others must be more.
+_MAY_BE_ZERO = frozenset({"completion_tokens_slack", "clock_skew_ms_max", "acknowledge_interval_s", "submit_grace_s"})
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +80,14 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     receipts_interval_s: float = 5.0
     exit_delay_s: float = 172_800.0
     submit_grace_s: float = 1_800.0
+
+    def __post_init__(self) -> None:
+        """`UsageError` names the first constant that no network can run with."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+                bound = "0 or more" if name in _MAY_BE_ZERO else "more than 0"
+                raise UsageError(f"params: {name} = {value}, but it must be finite and {bound}")
 
     @classmethod
     def default(cls) -> Params:

@@ -13,6 +13,7 @@ from quiver.gateway.delivery import Delivery
 from quiver.gateway.inbox import RequestInbox
 from quiver.gateway.link import ProviderLink
 from quiver.gateway.session import Session
+from quiver.receipts.quotes import check_quote
 from quiver.runtime import Runtime
 from quiver.selection.candidates import InFlight
 from quiver.values import frames
@@ -58,7 +59,7 @@ class Attempt:
         # Sending waits too, for a provider that does not read.
         async with runtime.clock.deadline(timeout_s):
             inbox = self._inbox = await link.open(opened)
-            quote = self._check_quote(link, await inbox.get(timeout_s))
+            quote = self._check_quote(link, opened, await inbox.get(timeout_s))
             if not link.channel.reserve(quote.request_id, quote.amount_max):
                 raise Busy(
                     f"the channel holds {link.channel.available} credits, {quote.amount_max} are quoted",
@@ -75,17 +76,14 @@ class Attempt:
         )  # fmt: skip
         return link, inbox
 
-    def _check_quote(self, link: ProviderLink, frame: frames.InferenceFrame) -> frames.Quote:
+    def _check_quote(self, link: ProviderLink, opened: frames.Open, frame: frames.InferenceFrame) -> frames.Quote:
         if isinstance(frame, frames.Busy):
             raise Busy("the provider has no room now", retry_after_s=frame.retry_after_s)
         if isinstance(frame, frames.Error):
             raise PeerError(frame.message, peer_id=link.peer, wire_code=_known_code(frame.code))
         if not isinstance(frame, frames.Quote):
             raise PeerError(f"{type(frame).__name__} where a quote was due", peer_id=link.peer)
-        offer = self.offer
-        asked = (frame.prompt_price, frame.completion_price, frame.minimum_credits)
-        if asked != (offer.prompt_price, offer.completion_price, offer.minimum_credits):
-            raise PeerError("the quote is not at the offered prices", peer_id=link.peer)
+        check_quote(frame, opened, self.offer, slack_tokens=self._runtime.params.completion_tokens_slack)
         return frame
 
     async def next(self) -> TokenChunk | Final:

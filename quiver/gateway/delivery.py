@@ -30,9 +30,11 @@ class Delivery:
         self._params = params
 
     def on_chunk(self, chunk: Chunk) -> None:
-        """Count a chunk; `ReceiptMismatch` if one is missing or repeated."""
+        """Count a chunk; `ReceiptMismatch` if one is missing or repeated, or brings more tokens than were quoted."""
         if chunk.index != self.chunks:
             raise ReceiptMismatch(f"chunk {chunk.index} where {self.chunks} was due")
+        if not 0 <= chunk.tokens <= self.quote.completion_tokens_max - self.tokens:
+            raise ReceiptMismatch(f"a chunk of {chunk.tokens} tokens after {self.tokens}")
         data = chunk.text.encode()
         self._hash.update(data)
         self.bytes += len(data)

@@ -5,7 +5,7 @@ Rules of this file: it awaits and moves values; the table decides what counts.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from quiver.errors import BadSignature, MalformedMessage, PeerError, QuiverError
 from quiver.identity import signing
@@ -26,9 +26,13 @@ QUESTIONS_MAX = 16
 class Discovery:
     """Fills a gateway's `CandidateTable`."""
 
-    def __init__(self, runtime: Runtime, table: CandidateTable, find_providers: FindProviders) -> None:
+    def __init__(
+        self, runtime: Runtime, table: CandidateTable, models: Collection[ModelId], find_providers: FindProviders
+    ) -> None:
+        """`models` are those this gateway serves; offers of others take no place."""
         self.runtime = runtime
         self.table = table
+        self._models = frozenset(models)
         self._find_providers = find_providers
         self._verified: dict[PeerId, bytes] = {}
         self._verified_max = runtime.params.candidates_max
@@ -76,6 +80,8 @@ class Discovery:
     async def _take(self, peer: PeerId, signed: SignedOffer) -> None:
         """An offer counts only on a connection of the peer that signed it."""
         runtime, offer = self.runtime, signed.offer
+        if offer.model not in self._models:
+            return
         if offer.provider != peer or compute_peer_id(offer.public_key) != peer:
             raise PeerError("an offer in another provider's name", peer_id=peer)
         if (offer.chain_id, offer.contract) != (runtime.ledger.chain_id, runtime.ledger.contract):

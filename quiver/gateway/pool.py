@@ -27,7 +27,7 @@ class ProviderPool:
     def __init__(self, runtime: Runtime, models: Sequence[ModelId], find_providers: FindProviders) -> None:
         self.runtime = runtime
         self.table = CandidateTable(runtime.params, opening_cost_credits=runtime.ledger.opening_cost_credits)
-        self.discovery = Discovery(runtime, self.table, find_providers)
+        self.discovery = Discovery(runtime, self.table, models, find_providers)
         self.purse = Purse(runtime)
         self._models = tuple(models)
         self._probing: dict[PeerId, None] = {}

@@ -25,6 +25,8 @@ TABLE, EXITS = "gateway_channels", "gateway_exits"
 _NONCE = b"nonce"
 # A channel is topped up when less than this share of a deposit is left.
 TOP_UP_SHARE = 0.5
+# Channels abandoned to one provider, exits unfinished, before no further one is opened.
+ABANDONED_MAX = 2
 
 
 class OpenedChannel(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,8 @@ class Purse:
         self.links: dict[PeerId, ProviderLink] = {}
         self._dials: dict[PeerId, asyncio.Future[ProviderLink]] = {}
         self._topping_up: dict[PeerId, None] = {}
+        self._nonce: int | None = None
+        "Of the next channel. Counted here, because two dials of one moment read the same row."
         self._domain = signing.ack_domain(runtime.ledger.chain_id, runtime.ledger.contract)
 
     def link(self, peer: PeerId) -> ProviderLink | None:
@@ -102,7 +106,7 @@ class Purse:
     async def _abandon(self, link: ProviderLink) -> None:
         """Two histories of one channel can't be joined: ask for the rest back. What was signed for stays the provider's."""
         runtime, channel = self.runtime, link.channel.state.channel
-        await runtime.store.commit([(TABLE, link.peer, None), (EXITS, channel, b"")])
+        await runtime.store.commit([(TABLE, link.peer, None), (EXITS, channel, link.peer)])
         runtime.trace.emit(
             trace.EvidenceRecorded(
                 at_s=runtime.clock.now(), node=runtime.signer.peer_id, peer=link.peer, kind="ReceiptMismatch",
@@ -142,6 +146,7 @@ class Purse:
         opened = None if row is None else msgspec.msgpack.decode(row, type=OpenedChannel)
         state = None if opened is None else runtime.ledger.channel(opened.channel)
         if opened is None or opened.payout != offer.payout or (state is not None and not _is_usable(state)):
+            self._check_abandoned(peer)
             opened, state = await self._reserve_nonce(offer), None
         if state is None:
             await runtime.ledger.submit(
@@ -159,15 +164,24 @@ class Purse:
         )  # fmt: skip
         return PayerChannel(state, PayerLog.load(runtime.store, terms))
 
+    def _check_abandoned(self, peer: PeerId) -> None:
+        """Each exit takes days: a provider whose histories never fit binds no more than two deposits."""
+        waiting = sum(1 for _, value in self.runtime.store.scan(EXITS) if value == peer)
+        if waiting >= ABANDONED_MAX:
+            raise Unavailable(f"{waiting} channels to this provider were abandoned and wait for their exit")
+
     async def _reserve_nonce(self, offer: Offer) -> OpenedChannel:
         runtime = self.runtime
-        old = runtime.store.get(TABLE, _NONCE)
-        nonce = int.from_bytes(old, "big") if old else 0
+        if self._nonce is None:
+            row = runtime.store.get(TABLE, _NONCE)
+            self._nonce = int.from_bytes(row, "big") if row else 0
+        nonce = self._nonce
+        self._nonce += 1
         channel = compute_channel_id(self._domain, runtime.signer.account, offer.payout, nonce)
         opened = OpenedChannel(channel=channel, payout=offer.payout, nonce=nonce)
         await runtime.store.commit(
             [
-                (TABLE, _NONCE, (nonce + 1).to_bytes(8, "big")),
+                (TABLE, _NONCE, self._nonce.to_bytes(8, "big")),
                 (TABLE, offer.provider, msgspec.msgpack.encode(opened)),
             ]
         )

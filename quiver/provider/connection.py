@@ -14,12 +14,13 @@ from quiver.ids import REQUEST_ID_BYTES, ModelId, RequestId
 from quiver.ports import InferenceBackend, Stream
 from quiver.provider.admission import SlotAdmission, SlotVerdict
 from quiver.provider.channel import ProviderChannel
-from quiver.provider.job import Job, Stop
+from quiver.provider.job import QUOTE_LIFETIME, Job, Stop
 from quiver.provider.models import ServedModel
 from quiver.provider.payers import Payers
 from quiver.provider.pricing import compute_quote
 from quiver.provider.slots import SlotQueue
 from quiver.runtime import Nursery, Runtime
+from quiver.units import ms_from_s
 from quiver.values.frames import (
     Accept,
     Authorise,
@@ -117,11 +118,11 @@ class PayerConnection:
             return Error(request_id=request_id, code=WireCode.UNKNOWN_MODEL, message="this model is not served here")
         if len(frame.body) > params.body_bytes_max or not 0 < frame.max_tokens <= params.max_tokens_limit:
             return Error(request_id=request_id, code=WireCode.TOO_LARGE, message="body or max_tokens beyond the limit")
-        if len(request_id) != REQUEST_ID_BYTES or frame.prompt_tokens_estimate < 0:
+        # A token is a byte at least, so no prompt has more of them than a body may have bytes.
+        if len(request_id) != REQUEST_ID_BYTES or not 0 <= frame.prompt_tokens_estimate <= params.body_bytes_max:
             # Neither could ever be on a receipt; a negative estimate would even lower the price.
             return Error(request_id=request_id, code=WireCode.MALFORMED, message="request id or prompt estimate")
         utc_ms = self._runtime.clock.utc_ms()
-        self._sweep(utc_ms)
         admission = self._admission
         verdict = admission.check(
             frame.channel, request_id, deadline_ms=frame.deadline_ms + params.clock_skew_ms_max, utc_ms=utc_ms
@@ -136,7 +137,7 @@ class PayerConnection:
             return Busy(request_id=request_id, code=WireCode.BUSY, retry_after_s=retry_s)
         quote = compute_quote(
             frame, served.price, slack_tokens=params.completion_tokens_slack, queue_s=wait_s,
-            expires_ms=utc_ms + round(params.quote_timeout_s * 2000),
+            expires_ms=utc_ms + ms_from_s(QUOTE_LIFETIME * params.quote_timeout_s),
         )  # fmt: skip
         if not self._payers.can_carry(channel, quote.amount_max):
             admission.forget(frame.channel, request_id)
@@ -144,17 +145,9 @@ class PayerConnection:
         channel.reserve(request_id, quote.amount_max)
         self._jobs[request_id] = Job(
             frame, quote, channel, self._stream, name=served.installed.name, runtime=self._runtime,
-            backend=self._backend, slots=self._slots, payers=self._payers, loop=self._loop,
+            backend=self._backend, slots=self._slots, payers=self._payers, loop=self._loop, on_unaccepted=self._close,
         )  # fmt: skip
         return quote
-
-    def _sweep(self, utc_ms: int) -> None:
-        """Quotes nobody accepted give their slot back; jobs are in the order of their quotes."""
-        for job in list(self._jobs.values()):
-            if job.task is None:
-                if job.quote.expires_ms >= utc_ms:
-                    return
-                self._close(job)
 
     async def _on_accept(self, nursery: Nursery, frame: Accept) -> None:
         job = self._jobs.get(frame.request_id)
@@ -192,6 +185,7 @@ class PayerConnection:
 
     def _close(self, job: Job) -> None:
         """Once a job: it holds a slot's place and a reservation no more."""
+        job.close()
         del self._jobs[job.request.request_id]
         job.channel.release(job.request.request_id)
         self._admission.on_end()

@@ -7,6 +7,7 @@ for the engine or for the payer's window, never a receipt: what was sent is bill
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
 
 from quiver.errors import RequestRejected, StreamReset, Unavailable, WireCode
@@ -16,9 +17,12 @@ from quiver.provider.channel import ProviderChannel
 from quiver.provider.metering import Meter
 from quiver.provider.payers import Payers
 from quiver.provider.slots import SlotQueue
-from quiver.runtime import Runtime
+from quiver.runtime import Alarm, Runtime
 from quiver.values.backend import BackendRequest
 from quiver.values.frames import Chunk, End, Error, InferenceFrame, Open, Quote, ReceiptFrame
+
+# A quote holds for this many quote timeouts: the payer waits for one, and its Accept travels for less than another.
+QUOTE_LIFETIME = 2
 
 
 class Stop(Enum):
@@ -33,12 +37,14 @@ class Job:
     """Made with the quote; `run` once it is accepted."""
 
     __slots__ = ("request", "quote", "channel", "task", "_stream", "_name", "_runtime", "_backend", "_slots", "_payers",
-                 "_loop", "_meter", "_stop", "_interruptible", "_accepted_s")  # fmt: skip
+                 "_alarm", "_on_unaccepted", "_meter", "_stop", "_interruptible", "_accepted_s")  # fmt: skip
 
     def __init__(
         self, request: Open, quote: Quote, channel: ProviderChannel, stream: Stream, *, name: str, runtime: Runtime,
         backend: InferenceBackend, slots: SlotQueue, payers: Payers, loop: asyncio.AbstractEventLoop,
+        on_unaccepted: Callable[[Job], None],
     ) -> None:  # fmt: skip
+        """`on_unaccepted` is called when the quote has expired and nobody has accepted it."""
         self.request = request
         self.quote = quote
         self.channel = channel
@@ -50,7 +56,9 @@ class Job:
         self._backend = backend
         self._slots = slots
         self._payers = payers
-        self._loop = loop
+        self._on_unaccepted = on_unaccepted
+        self._alarm = Alarm(loop, self._on_alarm)
+        self._alarm.set(QUOTE_LIFETIME * runtime.params.quote_timeout_s)
         digest = signing.request_hash(request.request_id, request.model, request.max_tokens, request.body)
         self._meter = Meter(quote, digest, runtime.params)
         self._stop: Stop | None = None
@@ -66,15 +74,24 @@ class Job:
 
     async def run(self) -> InferenceFrame:
         """Answer and bill; returns the last frame, to be sent once the reservation is released."""
-        self._accepted_s = self._runtime.clock.now()
-        remaining_s = (self.request.deadline_ms - self._runtime.clock.utc_ms()) / 1000
-        timer = self._loop.call_later(max(remaining_s, 0.0), self.stop, Stop.DEADLINE)
-        try:
-            last = await self._answer()
-        finally:
-            timer.cancel()
+        runtime = self._runtime
+        self._accepted_s = runtime.clock.now()
+        # The payer's deadline, but no payer holds a slot for longer than this network allows.
+        remaining_s = (self.request.deadline_ms - runtime.clock.utc_ms()) / 1000
+        self._alarm.set(min(remaining_s, runtime.params.request_timeout_s))
+        last = await self._answer()
         await self._bill()
         return last
+
+    def _on_alarm(self) -> None:
+        if self.task is None:
+            self._on_unaccepted(self)
+        else:
+            self.stop(Stop.DEADLINE)
+
+    def close(self) -> None:
+        """Nothing happens to it any more."""
+        self._alarm.cancel()
 
     async def _answer(self) -> End | Error:
         """Wait for a slot and stream pieces; returns what the payer is told after the last receipt."""
@@ -131,11 +148,13 @@ class Job:
                 self._interruptible = True
                 piece = await anext(pieces)
                 if piece.text:
+                    data = piece.text.encode()
+                    tokens = meter.countable(len(data), piece.tokens)
                     await stream.send(
-                        Chunk(request_id=request.request_id, index=meter.chunks, tokens=piece.tokens, text=piece.text)
+                        Chunk(request_id=request.request_id, index=meter.chunks, tokens=tokens, text=piece.text)
                     )
                     # Only now: a send that is interrupted has sent nothing, and nothing is owed for it.
-                    meter.on_chunk(piece.text.encode(), piece.tokens, piece.prompt_tokens)
+                    meter.on_chunk(data, tokens, piece.prompt_tokens)
                 self._interruptible = False
                 if piece.done_reason is not None:
                     meter.set_prompt(piece.prompt_tokens)

@@ -38,8 +38,17 @@ class Meter:
         self._hash = hashlib.sha256()
         self._request_hash = request_hash
 
+    def countable(self, size_bytes: int, tokens: int) -> int:
+        """Of `tokens` that an engine says are in the next `size_bytes`, those that `on_chunk` will count."""
+        return self._inside(self.completion_tokens + tokens, self.bytes + size_bytes) - self.completion_tokens
+
+    def _inside(self, completion_tokens: int, size_bytes: int) -> int:
+        """Held inside the quote and the band that the payer can check: tokens of at least one byte each."""
+        band = int(size_bytes * self._params.tokens_per_byte_max) + self._params.completion_tokens_slack
+        return max(self.completion_tokens, min(completion_tokens, band, self.quote.completion_tokens_max))
+
     def on_chunk(self, data: bytes, tokens: int, prompt_tokens: int) -> None:
-        """A chunk is about to be sent. Counts stay inside the quote, which is all the payer agreed to."""
+        """A chunk was sent. Counts stay inside the quote, which is all the payer agreed to."""
         self._hash.update(data)
         self.bytes += len(data)
         self.chunks += 1
@@ -51,9 +60,8 @@ class Meter:
         self.prompt_tokens = min(max(self.prompt_tokens, tokens), self.quote.prompt_tokens_max)
 
     def set_completion(self, tokens: int) -> None:
-        """The engine's own count, inside the band that the payer can check: tokens of at least one byte each."""
-        band = int(self.bytes * self._params.tokens_per_byte_max) + self._params.completion_tokens_slack
-        self.completion_tokens = max(self.completion_tokens, min(tokens, band, self.quote.completion_tokens_max))
+        """The engine's own count, as far as it stays inside."""
+        self.completion_tokens = self._inside(tokens, self.bytes)
 
     @property
     def unbilled_tokens(self) -> int:

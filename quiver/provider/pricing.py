@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from quiver.receipts.quotes import compute_tokens_max
 from quiver.units import compute_cost_credits
 from quiver.values.frames import Open, Quote
-
-# The payer estimates prompt tokens from bytes; a template and a script with short tokens can double that.
-PROMPT_TOKENS_FACTOR, PROMPT_TOKENS_EXTRA = 2, 64
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,8 +19,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
 def compute_quote(request: Open, price: Price, *, slack_tokens: int, queue_s: float, expires_ms: int) -> Quote:
     """The most this request can be billed."""
-    prompt_tokens_max = request.prompt_tokens_estimate * PROMPT_TOKENS_FACTOR + PROMPT_TOKENS_EXTRA
-    completion_tokens_max = request.max_tokens + slack_tokens
+    prompt_tokens_max, completion_tokens_max = compute_tokens_max(request, slack_tokens=slack_tokens)
     return Quote(
         request_id=request.request_id,
         prompt_price=price.prompt,
