@@ -73,8 +73,10 @@ class ProviderLink:
                     raise PeerError("a provider must answer Authorise with Authorised", peer_id=self.peer)
                 await self._catch_up(answer)
             self._acks = await runtime.transport.open(self.peer, ACKS, timeout_s=params.dial_timeout_s)
-        except BaseException:
+        except BaseException as error:
             stream.reset(WireCode.NONE)
+            if isinstance(error, StreamReset) and error.code == WireCode.NONE:
+                raise PeerUnreachable("connection to the provider lost before it was agreed on") from error
             raise
         self._stream = stream
         self.up = True

@@ -318,9 +318,6 @@ def test_a_failed_dial_frees_everyone_who_waited_for_it(dials):
     Stage().play(story)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="found here: gateway/link.py connect lets a StreamReset out as it came"
-)
 def test_a_provider_that_dies_while_it_is_dialled_is_nobodys_fault():
     async def story(stage):
         await lose_links(stage)
