@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -209,12 +210,16 @@ class Plotter:
 
 
 def _log_axis(axes: Axes, which: str) -> None:
-    """Logarithmic where all values are positive, with plain numbers; at 2 and 5 too where decades are few."""
+    """Logarithmic where all values are positive."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    low, high = axis.get_data_interval()
-    if low <= 0:
-        return
-    axes.set(**{f"{which}scale": "log"})
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if axis.get_data_interval()[0] > 0:
+        axes.set(**{f"{which}scale": "log"})
+        number_log_axis(axis)
+
+
+def number_log_axis(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis; at 2 and 5 too where decades are few."""
+    low, high = axis.get_view_interval()
     shown = "25" if high / low < FEW_DECADES else ""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in shown else ""))

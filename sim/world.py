@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from quiver.errors import Unavailable
+from quiver.errors import DeadlineExceeded, Unavailable, UsageError
 from quiver.runtime import Nursery
 from sim.capacity import MeanLengths, compute_capacity
 from sim.churn import make_churn
@@ -30,6 +30,9 @@ from sim.rng import Substreams
 from sim.scenario import Scenario
 from sim.trace import RunTrace
 from sim.workload import Workload
+
+# Gateways must have found a provider and opened a channel by then; it takes seconds.
+JOIN_S = 120.0
 
 
 class World:
@@ -122,9 +125,16 @@ class World:
                     [rng.choice(self.providers).runtime.transport.local_info() for _ in range(3)] if announce else []
                 )
                 nursery.start(gateway.start(known))
-        async with clock.deadline(120.0):
-            while not all(gateway.service.purse.links for gateway in self.gateways):
-                await clock.sleep(1.0)
+        try:
+            async with clock.deadline(JOIN_S):
+                while not all(gateway.service.purse.links for gateway in self.gateways):
+                    await clock.sleep(1.0)
+        except DeadlineExceeded as error:
+            alone = [gateway.name for gateway in self.gateways if not gateway.service.purse.links]
+            raise UsageError(
+                f"{', '.join(alone)} found no provider within {JOIN_S:g} s of simulated time: too few nodes for the DHT "
+                "(discovery='given' does without), or links that are cut"
+            ) from error
         await clock.sleep(4 * self.scenario.block_time_s + 1.0)
 
     async def _live(self, node: ProviderNode, clock: SimClock) -> None:

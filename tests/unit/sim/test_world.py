@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
+import pytest
+
+from quiver.errors import UsageError
 from quiver.runtime import Nursery
 from sim import Scenario, World
+from sim.rules import DROP
+from sim.workload import Workload
 
 TOUR = Scenario.named("tour").replace(
     providers=5, duration_s=10.0, topology="synthetic", workload="azure-conv-synthetic"
@@ -26,3 +32,41 @@ def test_settlement_rounds_that_overlap_share_no_work():
     summary = Impatient(TOUR, seed=1).run(progress=False).summary
     assert summary["credits_owed"] == summary["credits_paid"] > 0
     assert summary["receipts"] == summary["receipts_ingested"]
+
+
+def run_prefixes(blocks: list[str]) -> float:
+    """p50 of TTFT of ten long prompts, one at a time, on one machine."""
+    frame = pd.DataFrame(
+        {"arrival_s": [20.0 * n for n in range(10)], "input_tokens": 4096, "output_tokens": 4, "block_hashes": blocks}
+    )
+    workload = Workload.from_frame(frame, span_s=200.0)
+    scenario = TOUR.replace(
+        workload=workload,
+        providers=1,
+        gateways=1,
+        duration_s=200.0,
+        arrivals=1.0,
+        hardware="gpu-3090",
+        discovery="given",
+    )
+    summary = World(scenario, seed=1).run(progress=False).summary
+    assert summary["completed"] == 10
+    return summary["ttft_s"]["p50"]
+
+
+def test_shared_prefixes_of_the_workload_reach_the_engines_cache():
+    shared = run_prefixes(["1 2 3 4 5 6 7 8"] * 10)
+    apart = run_prefixes([f"{8 * n} {8 * n + 1}" for n in range(10)])
+    # Prefill of 4,096 tokens on a 3090: 4096 / 4200 + 1.9e-8 * 4096^2 = 1.29 s; all eight blocks of 512 are cached.
+    assert apart - shared == pytest.approx(1.29, abs=0.1)
+
+
+def test_a_world_whose_gateways_find_nobody_says_so():
+    class Cut:
+        """Gateway and aggregator, nodes 5 to 7, are cut off from the providers."""
+
+        def delay_s(self, src, dst, size_bytes, now):
+            return DROP if (src < 5) != (dst < 5) else 0.0
+
+    with pytest.raises(UsageError, match=r"gateway-0, gateway-1 found no provider within 120 s .*links that are cut"):
+        World(TOUR.replace(links=Cut, discovery="given"), seed=1).run(progress=False)
