@@ -1,0 +1,6 @@
+"""Hypothesis for all tests: whether one passes never depends on how fast the machine is."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("quiver", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quiver")
