@@ -155,6 +155,24 @@ def test_a_provider_killed_in_the_middle_gives_a_clear_error_and_no_false_end(de
     assert events(devnet, "gateway", "request_finished")[-1]["outcome"] == "failed"
 
 
+def test_without_any_provider_both_clients_get_a_503_that_says_so(devnet):
+    for name in devnet.providers:
+        if devnet.processes[name].poll() is None:
+            devnet.kill(name)
+    until(lambda: devnet.ready_providers() == 0, "a gateway without providers")
+    question = [{"role": "user", "content": "Anybody there?"}]
+    with openai.OpenAI(base_url=f"{devnet.gateway_url}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.InternalServerError, match="provider|could not be dialled") as refused:
+            client.chat.completions.create(model=MOCK_MODEL, messages=question)
+    assert refused.value.status_code == 503 and float(refused.value.response.headers["retry-after"]) >= 1
+    with ollama.Client(host=devnet.gateway_url) as client, pytest.raises(ollama.ResponseError) as refused:
+        client.chat(model=MOCK_MODEL, messages=question)
+    assert refused.value.status_code == 503 and refused.value.error
+    for name in devnet.providers:
+        devnet.restart(name)
+    devnet.wait_for_providers(2)
+
+
 def test_stopping_during_an_answer_is_clean_and_leaves_no_process(devnet):
     inject(devnet, "stall:3")
     held = len(mock_log(devnet, "held"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import httpx
 import ollama
 import pytest
 
 from quiver.errors import Busy, RejectionReason, RequestRejected, WireCode
 from quiver.live.client.verify import verify_receipt
+from quiver.live.http.auth import ApiKey
 from quiver.values.request import Dialect, Failure
 from tests.live.doors import END, MODEL, doors
 
@@ -87,6 +90,29 @@ def test_a_refusal_is_a_status_and_a_text(refusal, status, text):
     with doors(refusal) as (url, _), pytest.raises(ollama.ResponseError) as caught:
         list(client_of(url).chat(model="tiny", messages=HELLO, stream=True))
     assert (caught.value.status_code, caught.value.error) == (status, text)
+
+
+def test_keys_and_bad_requests_are_response_errors_of_the_client():
+    key = ApiKey(name="alice", sha256=hashlib.sha256(b"secret").hexdigest(), requests_per_s=0.1, burst=2)
+    with doors("a", END, keys=[key], monotonic=lambda: 100.0) as (url, script):
+
+        def refused(headers, **more):
+            with ollama.Client(host=url, headers=headers, timeout=10) as client:
+                with pytest.raises(ollama.ResponseError) as caught:
+                    client.chat(**{"model": "tiny", "messages": HELLO, **more})
+            return caught.value.status_code, caught.value.error
+
+        good = {"Authorization": "Bearer secret"}
+        for headers in ({}, {"Authorization": "Bearer nope"}):
+            status, text = refused(headers)
+            assert status == 401 and "API key" in text
+        status, text = refused(good, options={"num_predict": 10**12})
+        assert status == 400 and "ask for 1 to 131072" in text
+        with ollama.Client(host=url, headers=good, timeout=10) as client:
+            assert client.chat(model="tiny", messages=HELLO).message.content == "a"
+        status, text = refused(good)
+        assert status == 429 and "retry in 10" in text
+        assert len(script.requests) == 1
 
 
 def test_a_failure_half_way_is_an_error_line_and_no_done():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import httpx
 import openai
 import pytest
 
 from quiver.errors import Busy, NoProvider, RejectionReason, RequestRejected, WireCode
 from quiver.live.client.verify import verify_receipt
+from quiver.live.http.auth import ApiKey
 from quiver.values.request import Dialect, Failure, Qos
 from tests.live.doors import END, PROVIDER, doors
 
@@ -73,6 +76,23 @@ def test_a_refusal_before_the_first_token_has_its_own_status(refusal, kind, code
     with doors(refusal) as (url, script), pytest.raises(kind) as caught:
         ask(url, stream=stream)
     assert caught.value.body["code"] == code and len(script.closed) == 1
+
+
+def test_a_wrong_and_a_tired_key_raise_what_the_client_has_for_them():
+    key = ApiKey(name="alice", sha256=hashlib.sha256(b"secret").hexdigest(), requests_per_s=0.1, burst=1)
+    with doors("a", END, keys=[key], monotonic=lambda: 100.0) as (url, script):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="nope", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError, match="API key") as caught:
+                client.chat.completions.create(model="tiny", messages=HELLO)
+            assert caught.value.status_code == 401 and caught.value.code == "invalid_api_key"
+            with pytest.raises(openai.AuthenticationError):
+                client.models.list()
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0) as client:
+            assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == "a"
+            with pytest.raises(openai.RateLimitError, match="retry in 10") as caught:
+                client.chat.completions.create(model="tiny", messages=HELLO)
+            assert caught.value.response.headers["retry-after-ms"] == "10000"
+        assert len(script.requests) == 1
 
 
 def test_a_busy_network_says_when_to_come_back():
