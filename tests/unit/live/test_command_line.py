@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from quiver.errors import Unavailable, UsageError
 from quiver.live import config, process
 from quiver.live.__main__ import main
+from quiver.live.arguments import make_parser
 from quiver.params import Params
 
 COMMANDS = ("bootstrap", "aggregator", "provider", "gateway", "init", "doctor", "client", "devnet", "ollama-mock")
@@ -120,3 +124,17 @@ def test_a_signal_asks_to_stop_and_the_work_ends_by_itself(number):
         await asyncio.sleep(0)
 
     assert run(work) == 0
+
+
+def commands_of_the_docs():
+    text = (Path(__file__).parents[3] / "docs" / "live.md").read_text()
+    lines = [line for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) >= 8
+    return lines
+
+
+@pytest.mark.parametrize("line", commands_of_the_docs())
+def test_each_command_of_the_docs_is_one_that_is_understood(line):
+    words = shlex.split(line, comments=True)
+    assert words[:3] == ["python", "-m", "quiver.live"]
+    assert make_parser().parse_args(words[3:]).command == words[3]
