@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from quiver.errors import UsageError
-from sim import statistics
+from sim import intervals
 
 RC: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -104,7 +104,7 @@ class Plotter:
     def bands(self, column: str, *, x: str, q: float = 0.99, by: str = "policy", log: bool = True) -> Figure:
         """A quantile of completed requests over something that was swept, with 95 % bands over seeds."""
         figure, axes = self._start(by, column, x)
-        table = statistics.summarise(self._completed, column, [q], [by, x])
+        table = intervals.summarise(self._completed, column, [q], [by, x])
         # An interval of few seeds may reach below zero, where no latency is and a logarithm has no place.
         lowest = float(table["estimate"].min()) / 4
         cut = log and lowest > 0 and bool((table["low"] < lowest).any())

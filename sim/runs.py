@@ -12,7 +12,7 @@ import pandas as pd
 
 from quiver.errors import UsageError
 from quiver.params import Params
-from sim import statistics, table
+from sim import intervals, table
 from sim.fingerprint import describe_plug
 from sim.plot import Plotter, describe_runs
 from sim.plug import plug_name
@@ -93,22 +93,22 @@ class Runs:
     ) -> pd.DataFrame:
         """Estimate, low, high (95 %, over seeds) and n_seeds of a quantile of completed requests."""
         keys = [by] if isinstance(by, str) else list(by)
-        statistics.check_columns(self.requests, column, *keys)
+        intervals.check_columns(self.requests, column, *keys)
         missing = self._find_missing(keys)
         if missing:
             raise UsageError(
                 f"by={keys} would mix runs that differ in {', '.join(missing)}: say by={[*keys, *missing]}"
             )
-        return statistics.summarise(self._warm, column, [q] if isinstance(q, (int, float)) else q, keys)
+        return intervals.summarise(self._warm, column, [q] if isinstance(q, (int, float)) else q, keys)
 
     def compare(self, column: str, *, q: float = 0.5, by: str = "policy", baseline: Any) -> pd.DataFrame:
         """Difference to the baseline, paired by seed: estimate, low, high (95 %) and n_seeds.
 
         If the runs also differ in something else (a load, say), there is a row for each of its values.
         """
-        statistics.check_columns(self.requests, column, by)
+        intervals.check_columns(self.requests, column, by)
         name = baseline if isinstance(baseline, _PLAIN) else plug_name(baseline)
-        return statistics.compare(self._warm, column, q, by, name, self._find_missing([by]))
+        return intervals.compare(self._warm, column, q, by, name, self._find_missing([by]))
 
     def _find_missing(self, keys: Sequence[str]) -> list[str]:
         """Axes that must join `keys` until each group holds one scenario only."""

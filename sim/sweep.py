@@ -16,10 +16,10 @@ import cloudpickle
 from tqdm.auto import tqdm
 
 from quiver.errors import UsageError
+from sim.intervals import compute_interval
 from sim.result import Result, hash_code
 from sim.runs import Runs, find_axes
 from sim.scenario import Scenario
-from sim.statistics import compute_interval
 from sim.table import make_record
 
 __all__ = ["Runs", "Sweep", "compute_interval"]  # the last one for experiments

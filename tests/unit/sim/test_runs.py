@@ -11,10 +11,10 @@ import pytest
 from quiver.errors import UsageError
 from sim import Scenario, World
 from sim.churn import per_hour
+from sim.intervals import compute_interval
 from sim.pricing import Spread
 from sim.result import Result
 from sim.runs import Runs, find_axes
-from sim.statistics import compute_interval
 from sim.workload import poisson
 
 BASE = Scenario.named("tour").replace(topology="synthetic", workload="azure-conv-synthetic")
