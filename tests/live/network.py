@@ -10,6 +10,7 @@ import httpx
 
 from quiver.identity.peer_id import peer_id_text
 from quiver.live import keyfile
+from tests.live.waiting import until
 
 
 def events(devnet, name, kind):
@@ -39,6 +40,14 @@ def issued(devnet, request_id):
     """Receipts of one request, from all providers' logs."""
     receipts = [one for name in devnet.providers for one in events(devnet, name, "receipt_issued")]
     return [one for one in receipts if one["request_id"] == request_id]
+
+
+def finished(devnet, request_id):
+    """The gateway's word about the end of a request; it comes a moment after the client's last byte."""
+    return until(
+        lambda: [one for one in events(devnet, "gateway", "request_finished") if one["request_id"] == request_id],
+        "the end of the request",
+    )[0]
 
 
 def is_acknowledged(devnet, receipt):

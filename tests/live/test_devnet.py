@@ -22,7 +22,7 @@ from quiver.live.client.verify import verify_receipt
 from quiver.live.clock import LiveClock
 from quiver.live.config import load_network, parse_account
 from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
-from tests.live.network import events, inject, mock_log, serving
+from tests.live.network import events, finished, inject, mock_log, serving
 from tests.live.waiting import until
 
 POLICY = f"{Path(__file__).with_name('fewest_open.py')}:FewestOpen"
@@ -145,6 +145,7 @@ def test_a_provider_killed_in_the_middle_gives_a_clear_error_and_no_false_end(de
     body = {"model": MOCK_MODEL, "prompt": "Break half-way", "max_tokens": 20, "stream": True}
     lines, victim = [], ""
     with httpx.stream("POST", f"{devnet.gateway_url}/generate", json=body, timeout=40) as response:
+        request_id = response.headers["x-quiver-request-id"]
         for line in response.iter_lines():
             lines.append(json.loads(line))
             if not victim:
@@ -152,7 +153,7 @@ def test_a_provider_killed_in_the_middle_gives_a_clear_error_and_no_false_end(de
                 devnet.kill(victim)
     assert lines[0]["text"] and not any(line.get("done") for line in lines)
     assert lines[-1]["error"]["message"]
-    assert events(devnet, "gateway", "request_finished")[-1]["outcome"] == "failed"
+    assert finished(devnet, request_id)["outcome"] == "failed"
 
 
 def test_without_any_provider_both_clients_get_a_503_that_says_so(devnet):

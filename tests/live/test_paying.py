@@ -21,7 +21,7 @@ from quiver.units import compute_cost_credits
 from tests.live.doors import served
 from tests.live.network import (
     SlowClient,
-    events,
+    finished,
     inject,
     is_acknowledged,
     issued,
@@ -67,14 +67,6 @@ def body(prompt, max_tokens, **more):
 def prompt_tokens_of(devnet, prompt):
     """As the engine counts them."""
     return httpx.post(f"{devnet.gateway_url}/generate", json=body(prompt, 1, stream=False)).json()["prompt_tokens"]
-
-
-def finished(devnet, request_id):
-    """The gateway's word about the end of a request."""
-    return until(
-        lambda: [one for one in events(devnet, "gateway", "request_finished") if one["request_id"] == request_id],
-        "the end of the request",
-    )[0]
 
 
 def billed(devnet, request_id, completion_tokens_max, prompt_tokens):
