@@ -117,7 +117,8 @@ class QuicTransport:
             async with self._clock.deadline(timeout_s):
                 return self._open(await self._endpoint.connect(peer), protocol)
         except DeadlineExceeded as error:
-            raise DeadlineExceeded(f"no connection to {short(peer)} within {timeout_s:g} s") from error
+            # The same as a handshake that times out a moment earlier: nobody there. No deadline of a request has passed.
+            raise PeerUnreachable(f"no connection to {short(peer)} within {timeout_s:g} s") from error
 
     def rtt_s(self, peer: PeerId) -> float | None:
         """Smoothed round-trip time of the connection in use, or None."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
-from quiver.errors import UsageError
+from quiver.errors import PeerUnreachable, UsageError
 from quiver.identity.keys import KeyPair
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p import udp
 from quiver.live.libp2p.udp import UdpTransport
-from quiver.wire.multiaddr import from_text, to_text
+from quiver.quic.events import Limits
+from quiver.values.peer import PeerInfo
+from quiver.wire.multiaddr import from_text, quic_address, to_text
 from tests.conformance.transport_suite import ECHO, Note
 
 
@@ -112,3 +115,23 @@ def test_the_live_clock_agrees_with_the_event_loop():
         assert clock.utc_ms() > 1_700_000_000_000
 
     asyncio.run(main())
+
+
+def test_a_dial_that_runs_out_of_time_is_an_unreachable_peer():
+    async def story():
+        silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        silent.bind(("127.0.0.1", 0))
+        node = UdpTransport(KeyPair(b"a" * 32), limits=Limits(handshake_timeout_s=5.0))
+        await node.start()
+        try:
+            address = quic_address("127.0.0.1", silent.getsockname()[1])
+            peer = KeyPair(b"b" * 32).peer_id
+            node.learn(PeerInfo(peer_id=peer, addresses=(address,)))
+            # DeadlineExceeded would tell a client that its own time was over.
+            with pytest.raises(PeerUnreachable, match="within 0.1 s"):
+                await node.open(peer, ECHO, timeout_s=0.1)
+        finally:
+            await node.abort()
+            silent.close()
+
+    asyncio.run(story())
