@@ -269,13 +269,11 @@ class Links:
             total += rule.delay_s(source, destination, size_bytes, now)
         return total
 
-    def handshake_s(self, source: int, destination: int, now: float | None = None) -> float:
-        """One round trip before a new QUIC connection carries data (RFC 9001 4.1), infinity when the link is cut.
+    def handshake_s(self, source: int, destination: int, now: float) -> float:
+        """One round trip before a new QUIC connection carries data (RFC 9001 4.1), with the jitter, loss and partitions of now.
 
-        Without `now` the topology's own round trip; with it, also jitter, loss and partitions of that moment.
+        Infinity when the link is cut.
         """
-        if now is None:
-            return self.topology.rtt_s(source, destination)
         size, total = Loss.PACKET_BYTES, 0.0
         for rule in self.rules:
             if getattr(rule, "in_handshake", True):

@@ -35,8 +35,8 @@ class Links(Protocol):
     def delay_s(self, source: int, destination: int, size_bytes: int, now: float) -> float:
         """Seconds until a frame arrives; infinity while the two are partitioned."""
 
-    def handshake_s(self, source: int, destination: int) -> float:
-        """Extra seconds before the first frame of a new connection."""
+    def handshake_s(self, source: int, destination: int, now: float) -> float:
+        """Extra seconds before the first frame of a new connection; infinity while the two are partitioned."""
 
 
 class UniformLinks:
@@ -48,7 +48,7 @@ class UniformLinks:
     def delay_s(self, source: int, destination: int, size_bytes: int, now: float) -> float:
         return self.one_way_s
 
-    def handshake_s(self, source: int, destination: int) -> float:
+    def handshake_s(self, source: int, destination: int, now: float) -> float:
         return 2 * self.one_way_s
 
 
@@ -139,13 +139,15 @@ class SimTransport:
             rtts.popitem(last=False)
 
     def _setup_s(self, other: SimTransport, now: float) -> float:
-        """Handshake time still to wait before a frame can leave for `other`; 0 on a live connection."""
+        """Handshake time still to wait before a frame can leave for `other`; 0 on a live connection, infinity without a way."""
         connections, index = self._connections, other.index
         ready_at = connections.get(index)
         if ready_at is not None:
             connections.move_to_end(index)
             return ready_at - now if ready_at > now else 0.0
-        setup_s = self.network.links.handshake_s(self.index, index)
+        setup_s = self.network.links.handshake_s(self.index, index, now)
+        if setup_s == math.inf:
+            return setup_s
         for one, two in ((self, other), (other, self)):
             one._connections[two.index] = now + setup_s
             if len(one._connections) > self.network.connections_max:
@@ -165,7 +167,7 @@ class SimTransport:
         sent, data = network.pack(protocol, message)
         future: asyncio.Future[Any] = loop.create_future()
         delay_s = network.links.delay_s(self.index, other.index, len(data), now)
-        if delay_s != math.inf:
+        if setup_s + delay_s != math.inf:
             loop.deliver_at(now + setup_s + delay_s, other._on_question, self, protocol, sent, data, future)
         timer = loop.call_later(timeout_s, _expire, future, timeout_s)
         try:
@@ -231,8 +233,7 @@ class SimTransport:
         setup_s = self._setup_s(other, now)
         if setup_s:
             future: asyncio.Future[None] = self._loop.create_future()
-            reachable = other.up and network.links.delay_s(self.index, other.index, 8, now) != math.inf
-            if reachable:
+            if other.up and setup_s != math.inf:
                 self._loop.deliver_at(now + setup_s, _settle, future)
             timer = self._loop.call_later(timeout_s, _expire, future, timeout_s)
             try:

@@ -43,6 +43,12 @@ class RecordStore:
         records[info.peer_id] = (now + self._params.lease_s, info)
         return True
 
+    def remove(self, key: bytes, peer_id: PeerId) -> None:
+        """Forget one record, if it is held."""
+        records = self._records.get(key)
+        if records is not None and records.pop(peer_id, None) is not None and not records:
+            del self._records[key]
+
     def providers(self, key: bytes, now: float, rng: random.Random) -> list[PeerInfo]:
         """Unexpired records of `key`, at most `provider_peers_max`, drawn at random."""
         records = self._records.get(key)

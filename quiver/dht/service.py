@@ -159,8 +159,11 @@ class DhtService:
     def withdraw(self, key: bytes) -> None:
         """Announce `key` no longer; records elsewhere end with their lease."""
         self._provided.pop(key, None)
+        self.records.remove(key, self._peer_id)
 
     async def _announce(self, key: bytes) -> int:
+        # Whoever asks us must find us as well, even where we are the only node.
+        self.records.add(key, self._me, self._runtime.clock.now())
         nearest = (await self._search(KadType.FIND_NODE, key)).result
         message = KadMessage(type=KadType.ADD_PROVIDER, key=key, providers=(self._me,))
         stored = await asyncio.gather(*[self._store(info.peer_id, message) for info in nearest])

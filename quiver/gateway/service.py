@@ -16,6 +16,7 @@ from quiver.errors import (
     RejectionReason,
     RequestRejected,
     Unavailable,
+    UsageError,
     WireCode,
 )  # fmt: skip
 from quiver.gateway.admission import GatewayAdmission
@@ -97,6 +98,9 @@ class GatewayService:
             if session.attempt is None:
                 try:
                     session.attempt = await self._choose(session, model)
+                except UsageError:
+                    # The policy broke its contract: a bug to be seen, not an answer to a client.
+                    raise
                 except QuiverError as error:
                     return session.failure(error)
             try:

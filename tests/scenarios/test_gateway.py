@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from quiver import trace
-from quiver.errors import WireCode
+from quiver.errors import UsageError, WireCode
 from quiver.gateway import pool
 from quiver.params import Params
 from quiver.values import frames
 from quiver.values.backend import Piece
+from quiver.values.decision import Decision, Scored
 from quiver.values.ledger import ClaimDirect, OpenChannel
 from quiver.values.receipt import ChannelHead
 from quiver.values.request import Failure, Final
@@ -325,5 +326,22 @@ def test_a_provider_that_dies_while_it_is_dialled_is_nobodys_fault():
         (failure,) = await stage.ask(1)
         # As for a connection that is lost later; 'stream reset, code 0x0' tells a client nothing.
         assert failure.code == WireCode.RESOURCE_LIMIT and "connection" in failure.message
+
+    Stage().play(story)
+
+
+class Blind(InOrder):
+    """Chooses a peer that nobody offered."""
+
+    def choose(self, request, candidates, *, now, rng):
+        return Decision(ranked=(Scored(peer=b"nobody", score=0.0, reason=""),), policy=self.name)
+
+
+def test_a_policy_that_breaks_its_contract_stops_the_run_instead_of_failing_requests():
+    async def story(stage):
+        stage.gateway.service.policy = Blind()
+        with pytest.raises(UsageError, match="not a candidate"):
+            await stage.ask(1)
+        assert stage.gateway.service.admission.open == 0
 
     Stage().play(story)

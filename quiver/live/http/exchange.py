@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from quiver.errors import DeadlineExceeded, QuiverError
+from quiver.errors import DeadlineExceeded, QuiverError, UsageError
 from quiver.live.http.door import REQUEST_ID, REQUEST_ID_HEADER, Door, json_response
 from quiver.live.http.problem import Problem, problem_of_error, problem_of_failure
 from quiver.runtime import Deadline
@@ -71,9 +71,9 @@ async def _next(events: AsyncIterator[RequestEvent]) -> TokenChunk | Final:
         event = await anext(events)
     except StopAsyncIteration:
         raise Problem(503, "the answer ended without its end: send the request again") from None
-    except QuiverError as error:
-        raise problem_of_error(error) from error
     except Exception as error:
+        if isinstance(error, QuiverError) and not isinstance(error, UsageError):
+            raise problem_of_error(error) from error
         _log.exception("a request failed by a bug in the gateway")
         raise Problem(500, "the gateway failed; the operator's log says why") from error
     if isinstance(event, Failure):

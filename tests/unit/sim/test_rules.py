@@ -36,7 +36,7 @@ def test_a_handshake_is_one_round_trip_without_queues_but_with_cuts():
         topology, [MatrixLatency(topology), Bandwidth(topology), Partition.isolate([3], 4, start_s=2.0, end_s=3.0)]
     )
     for _ in range(2):
-        assert links.handshake_s(0, 3) == pytest.approx(0.1)
+        assert links.handshake_s(0, 3, 0.0) == pytest.approx(0.1)
     assert links.handshake_s(0, 3, 2.0) == DROP
     assert links.handshake_s(0, 3, 3.0) == pytest.approx(0.1)
     assert links.handshake_s(0, 1, 2.0) == pytest.approx(0.1)

@@ -70,3 +70,8 @@ def test_a_world_whose_gateways_find_nobody_says_so():
 
     with pytest.raises(UsageError, match=r"gateway-0, gateway-1 found no provider within 120 s .*links that are cut"):
         World(TOUR.replace(links=Cut, discovery="given"), seed=1).run(progress=False)
+
+
+def test_a_lone_provider_is_found_by_the_record_it_keeps_itself():
+    summary = World(Scenario.named("tour").replace(providers=1, gateways=1), seed=1).run(progress=False).summary
+    assert summary["completed"] > 0 and summary["completed"] == summary["requests"] - summary["rejected"]
