@@ -10,27 +10,23 @@ import datetime
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
-import nacl.bindings
-import nacl.exceptions
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from quiver.errors import MalformedMessage, PeerError, WireCode
-from quiver.identity.peer_id import encode_public_key
+from quiver.identity.host_key import verify_host_signature
+from quiver.identity.peer_id import compute_host_peer_id, encode_public_key
 from quiver.ids import PeerId
-from quiver.wire.framing import decode_varint
 
 EXTENSION_OID = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 SIGNATURE_PREFIX = b"libp2p-tls-handshake:"
 # An hour of clock difference backwards, a century forwards, as go-libp2p does.
 VALID_BEFORE_MS = 3_600_000
 VALID_AFTER_MS = 100 * 365 * 86_400_000
-# Larger keys are inlined in a peer id up to this many bytes of protobuf, hashed beyond it.
-INLINE_KEY_BYTES_MAX = 42
 PRIVATE_KEY_ENTROPY_BYTES = 32
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -49,15 +45,6 @@ class CertificateKey(StrEnum):
 
     P256 = "p256"
     ED25519 = "ed25519"
-
-
-class HostKeyType(IntEnum):
-    """`KeyType` of libp2p's PublicKey protobuf."""
-
-    RSA = 0
-    ED25519 = 1
-    SECP256K1 = 2
-    ECDSA = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,17 +122,12 @@ def verify(certificate: x509.Certificate, utc_ms: int) -> PeerId:
     host_key, signature = _parse_der_pair(ours[0].value.value)
     message = SIGNATURE_PREFIX + _spki(certificate_key)
     try:
-        _check_host_signature(host_key, signature, message)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError, nacl.exceptions.CryptoError) as error:
-        raise BadCertificate("the host key's signature in the certificate does not verify") from error
+        is_signed = verify_host_signature(host_key, message, signature)
+    except MalformedMessage as error:
+        raise BadCertificate(str(error)) from error
+    if not is_signed:
+        raise BadCertificate("the host key's signature in the certificate does not verify")
     return compute_host_peer_id(host_key)
-
-
-def compute_host_peer_id(host_key: bytes) -> PeerId:
-    """Peer id of any PublicKey protobuf: identity multihash up to 42 bytes, sha2-256 beyond (libp2p specs, peer-ids)."""
-    if len(host_key) <= INLINE_KEY_BYTES_MAX:
-        return PeerId(bytes((0x00, len(host_key))) + host_key)
-    return PeerId(b"\x12\x20" + hashlib.sha256(host_key).digest())
 
 
 def _private_key(entropy: bytes, key: CertificateKey) -> PrivateKey:
@@ -170,34 +152,6 @@ def _check_signature(key: object, signature: bytes, message: bytes, digest: hash
         key.verify(signature, message, padding.PKCS1v15(), digest)
     else:
         raise ValueError(f"no signature check for a {type(key).__name__}")
-
-
-def _check_host_signature(host_key: bytes, signature: bytes, message: bytes) -> None:
-    kind, data = _parse_public_key(host_key)
-    if kind is HostKeyType.ED25519:
-        if len(data) != nacl.bindings.crypto_sign_PUBLICKEYBYTES:
-            raise ValueError(f"an Ed25519 key has 32 bytes, not {len(data)}")
-        nacl.bindings.crypto_sign_open(signature + message, data)
-        return
-    key: object
-    if kind is HostKeyType.SECP256K1:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), data)
-    else:
-        key = serialization.load_der_public_key(data)
-    _check_signature(key, signature, message, hashes.SHA256())
-
-
-def _parse_public_key(data: bytes) -> tuple[HostKeyType, bytes]:
-    """(type, key) of a PublicKey protobuf in its deterministic form: tag 1 varint, tag 2 bytes, nothing else."""
-    if len(data) < 4 or data[0] != 0x08 or data[1] > max(HostKeyType) or data[2] != 0x12:
-        raise BadCertificate("the host key is not a PublicKey protobuf")
-    try:
-        sized = decode_varint(data, 3)
-    except MalformedMessage as error:
-        raise BadCertificate(f"the host key is not a PublicKey protobuf: {error}") from error
-    if sized is None or sized[1] + sized[0] != len(data):
-        raise BadCertificate("the host key's protobuf has another length than it says")
-    return HostKeyType(data[1]), data[sized[1] :]
 
 
 def _der(tag: int, body: bytes) -> bytes:
