@@ -5,6 +5,7 @@ Rules of this file: clients know gateways and nothing behind them; a row is fill
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ MODEL_NAME = "llama3.1:8b"
 MAX_TOKENS = 1024
 # Accounts that the clients' requests are spread over.
 PRINCIPALS = 1000
+# Requests remembered after their client left: the Cancel of one that waits for a slot may come later than its turn.
+DEPARTED_MAX = 65_536
 
 
 class Asked:
@@ -36,6 +39,7 @@ class Asked:
     def __init__(self) -> None:
         self._output: dict[RequestId, int] = {}
         self._prefix: dict[RequestId, tuple[bytes, ...]] = {}
+        self._departed: deque[RequestId] = deque()
 
     def note(self, request_id: RequestId, output_tokens: int, prefix: tuple[bytes, ...]) -> None:
         """A client asks."""
@@ -44,9 +48,12 @@ class Asked:
             self._prefix[request_id] = prefix
 
     def forget(self, request_id: RequestId) -> None:
-        """The client has its answer, or left."""
-        self._output.pop(request_id, None)
-        self._prefix.pop(request_id, None)
+        """The client has its answer, or left; an engine may still begin with the request."""
+        self._departed.append(request_id)
+        if len(self._departed) > DEPARTED_MAX:
+            oldest = self._departed.popleft()
+            self._output.pop(oldest, None)
+            self._prefix.pop(oldest, None)
 
     def output_tokens(self, request_id: RequestId) -> int:
         """Length of the whole answer."""

@@ -8,6 +8,7 @@ import pytest
 from quiver.errors import UsageError
 from quiver.runtime import Nursery
 from sim import Scenario, World
+from sim.clients import DEPARTED_MAX, Asked
 from sim.rules import DROP
 from sim.workload import Workload
 
@@ -75,3 +76,15 @@ def test_a_world_whose_gateways_find_nobody_says_so():
 def test_a_lone_provider_is_found_by_the_record_it_keeps_itself():
     summary = World(Scenario.named("tour").replace(providers=1, gateways=1), seed=1).run(progress=False).summary
     assert summary["completed"] > 0 and summary["completed"] == summary["requests"] - summary["rejected"]
+
+
+def test_an_engine_may_begin_with_a_request_whose_client_has_just_left():
+    asked = Asked()
+    asked.note(b"first", 10, (b"block",))
+    asked.forget(b"first")
+    assert (asked.output_tokens(b"first"), asked.prefix_blocks(b"first")) == (10, (b"block",))
+    for number in range(DEPARTED_MAX):
+        asked.note(number.to_bytes(4, "big"), 1, ())
+        asked.forget(number.to_bytes(4, "big"))
+    with pytest.raises(KeyError):
+        asked.output_tokens(b"first")
