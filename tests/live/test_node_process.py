@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,36 @@ def test_the_networks_constants_bound_the_nodes_connections(tmp_path):
 
     limits = asyncio.run(story())
     assert (limits.stream_window_bytes, limits.streams_max, limits.handshake_timeout_s) == (12_345, 67, 8.9)
+
+
+def children_of(pid):
+    """Processes whose parent is `pid`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(after_name[1]) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_ctrl_c_ends_a_devnet_and_all_its_processes_without_a_word():
+    command = [sys.executable, "-m", "quiver.live", "devnet", "--http-port", "0", "--providers", "1"]
+    devnet = subprocess.Popen(
+        command,
+        env=make_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "Ctrl-C" not in (line := devnet.stdout.readline()):
+        assert line, devnet.stderr.read()
+    nodes = children_of(devnet.pid)
+    assert len(nodes) == 5
+    devnet.send_signal(signal.SIGINT)
+    _, error = devnet.communicate(timeout=15)
+    assert (devnet.returncode, error) == (0, "")
+    assert not [pid for pid in nodes if Path(f"/proc/{pid}").exists()]
