@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import pytest
 
 from quiver.live.devnet import MOCK_MODEL, Devnet
@@ -14,6 +15,7 @@ from quiver.live.roles import policy_spec
 from quiver.selection import plugin
 from quiver.selection.policy import rank
 from sim import Scenario, World, export
+from sim.workload import Workload
 from tests.live import recorder
 from tests.live.recorder import Asked, Told
 
@@ -86,7 +88,12 @@ def test_decisions_of_a_simulated_gateway_are_those_of_the_file_a_live_one_loads
     recording = tmp_path / "sim.jsonl"
     monkeypatch.setenv(recorder.POLICY_VARIABLE, f"{Path(__file__)}:Mine")
     monkeypatch.setenv(recorder.FILE_VARIABLE, str(recording))
-    scenario = Scenario.named("tour").replace(policy=RECORDER, providers=6, duration_s=8.0)
+    # Ten requests a second, so that some meet others under way.
+    rows = {"arrival_s": [0.1 * number for number in range(60)], "input_tokens": [200] * 60, "output_tokens": [50] * 60}
+    workload = Workload.from_frame(pd.DataFrame(rows), name="steady", span_s=8.0)
+    scenario = Scenario.named("tour").replace(
+        policy=RECORDER, providers=6, workload=workload, arrivals=1.0, duration_s=8.0
+    )
     assert World(scenario, seed=3).run(progress=False).summary["completed"] > 20
     records = recorder.read(recording)
     decided = choices(records)
