@@ -1,4 +1,4 @@
-"""Messages of `/quiver/kad/1.0.0` (libp2p kad-dht specification, the parts QUIVer uses)."""
+"""Messages of the DHT protocols (libp2p kad-dht specification, rpc messages)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ class KadType(IntEnum):
     PING = 5
 
 
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A value in the DHT, as PUT_VALUE stores it and GET_VALUE finds it. Nobody has checked it yet."""
+
+    key: bytes
+    "`/namespace/rest`: the namespace names the validator."
+    value: bytes
+    time_received: str = ""
+    "RFC 3339, set by whoever received it; of other nodes it says nothing."
+
+
 class KadMessage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Question and answer share one shape."""
 
@@ -27,3 +37,5 @@ class KadMessage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     key: bytes = b""
     closer: tuple[PeerInfo, ...] = ()
     providers: tuple[PeerInfo, ...] = ()
+    record: Record | None = None
+    "PUT_VALUE carries the one to store, the answer to GET_VALUE the one that is held."
