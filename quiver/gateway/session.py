@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quiver.errors import Busy, DeadlineExceeded, PeerError, QuiverError, Unavailable, WireCode
+from quiver.errors import Busy, DeadlineExceeded, PeerError, PeerUnreachable, QuiverError, Unavailable, WireCode
 from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.values.decision import Candidate
@@ -13,6 +13,8 @@ from quiver.values.request import Failure, InferenceRequest
 
 if TYPE_CHECKING:
     from quiver.gateway.attempt import Attempt
+
+UNREACHABLE = "the connection to the provider could not be made or was lost"
 
 
 class Session:
@@ -58,8 +60,10 @@ class Session:
         """What the client is told. The last attempt's error says more than 'no provider is left'."""
         told = self._last_error if self._last_error is not None and self.first_token_s is None else error
         retry_after_s = told.retry_after_s if isinstance(told, Unavailable) else None
+        # Where a provider lives is nobody's business but the operator's, whose log has the whole error.
+        message = UNREACHABLE if isinstance(told, PeerUnreachable) else str(told)
         return Failure(
-            code=wire_code(told), message=str(told), retry_after_s=retry_after_s, delivered_tokens=self.delivered_tokens,
+            code=wire_code(told), message=message, retry_after_s=retry_after_s, delivered_tokens=self.delivered_tokens,
             attempts=max(self.attempts, 0), paid_credits=self.paid_credits,
         )  # fmt: skip
 

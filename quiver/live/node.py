@@ -84,7 +84,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
         )  # fmt: skip
         await transport.start()
         stack.push_async_callback(transport.close)
-        transport.learn(aggregator)
+        transport.pin(aggregator)
         runtime = Runtime(
             clock=clock, transport=transport, store=store, signer=LiveSigner(keypair, pool), verifier=LiveVerifier(pool),
             ledger=ledger, trace=trace, rng=random.Random(random.SystemRandom().getrandbits(256)), params=network.params,

@@ -80,6 +80,9 @@ class Job:
         remaining_s = (self.request.deadline_ms - runtime.clock.utc_ms()) / 1000
         self._alarm.set(min(remaining_s, runtime.params.request_timeout_s))
         last = await self._answer()
+        if not self._meter.prompt_tokens:
+            # Engines that count the prompt with their last piece never told: the payer's own estimate, or prefill would be free.
+            self._meter.set_prompt(self.request.prompt_tokens_estimate)
         await self._bill()
         return last
 

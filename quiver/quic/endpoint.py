@@ -1,4 +1,4 @@
-"""Many QUIC connections behind one address: who a datagram belongs to, dialling, reuse per peer, sending once a turn.
+"""Many QUIC connections behind one address: who a datagram belongs to, dialling, sending once a turn.
 
 It neither opens sockets nor reads a clock: datagrams come in through `receive_datagram` and leave through the function it
 was given, so the same code serves real UDP (quiver.live) and simulated packets (sim).
@@ -12,27 +12,20 @@ from collections.abc import Callable
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported from C without __all__
 from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic_version_negotiation, pull_quic_header
 
-from quiver.errors import PeerUnreachable
-from quiver.ids import PeerId, short
+from quiver.ids import PeerId
 from quiver.ports import Clock
 from quiver.quic.certificate import Identity
 from quiver.quic.connection import PeerConnection
-from quiver.quic.driver import CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, Driver
+from quiver.quic.driver import Driver
 from quiver.quic.events import FrameStream, Limits, NetworkAddress
 from quiver.quic.link import Link
+from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
+from quiver.quic.swarm import Swarm
 from quiver.quic.tls import CONNECTION_ID_BYTES, make_configuration, make_judge
-from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import quic_address, quic_endpoint
 
 # RFC 9000, 14.1: a client's first datagram is at least this long.
 INITIAL_DATAGRAM_BYTES_MIN = 1200
-CONNECTIONS_MAX = 1024
-# Connections whose peer has not proved who it is yet.
-HALF_OPEN_MAX = 256
-# As go-libp2p's resource manager.
-CONNECTIONS_PER_PEER_MAX = 8
-PEERS_KNOWN_MAX = 4096
-ADDRESSES_PER_PEER_MAX = 8
 _VERSIONS = (int(QuicProtocolVersion.VERSION_1),)
 
 SendDatagram = Callable[[bytes, NetworkAddress], None]
@@ -45,6 +38,7 @@ class QuicEndpoint:
     def __init__(
         self,
         *,
+        swarm: Swarm,
         identity: Identity,
         clock: Clock,
         send_datagram: SendDatagram,
@@ -54,6 +48,7 @@ class QuicEndpoint:
         on_opened: OnOpened,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self._swarm = swarm
         self._clock = clock
         self._send_datagram = send_datagram
         self._ip_version = ip_version
@@ -72,69 +67,33 @@ class QuicEndpoint:
             for is_client in (False, True)
         }
         self._loop = loop
-        self._known: dict[PeerId, tuple[bytes, ...]] = {}
         self._routes: dict[bytes, Link] = {}
-        self._links: dict[Link, None] = {}
-        self._by_peer: dict[PeerId, dict[Link, None]] = {}
-        self._dials: dict[PeerId, asyncio.Task[Link | PeerUnreachable]] = {}
+        self._alive: dict[Link, Driver] = {}
         self._to_flush: dict[Link, None] = {}
-        self.is_closed = False
+        swarm.dialers.append(self)
 
-    # ---- peers
+    # ---- dialling
 
-    def learn(self, info: PeerInfo) -> None:
-        """Remember addresses of a peer; the newest `PEERS_KNOWN_MAX` peers are kept."""
-        self._known.pop(info.peer_id, None)
-        self._known[info.peer_id] = info.addresses[:ADDRESSES_PER_PEER_MAX]
-        while len(self._known) > PEERS_KNOWN_MAX:
-            del self._known[next(iter(self._known))]
+    def can_dial(self, address: bytes) -> bool:
+        """A QUIC v1 address of our IP version."""
+        where = quic_endpoint(address)
+        return where is not None and (":" in where[0]) == (self._ip_version == 6)
 
-    def link_to(self, peer: PeerId) -> Link | None:
-        """The connection in use: the oldest that is open."""
-        return next(iter(self._by_peer.get(peer, ())), None)
+    def dial(self, address: bytes, peer: PeerId) -> Link:
+        """Start a handshake; `link.ready` tells how it went."""
+        where = quic_endpoint(address)
+        assert where is not None, "can_dial() comes first"
+        return self._add_link(where, expected_peer=peer)
 
-    async def connect(self, peer: PeerId) -> Link:
-        """The connection in use, or a new one. `PeerUnreachable` says what each address answered."""
-        if self.is_closed:
-            raise PeerUnreachable(f"not dialling {short(peer)}: this node is shutting down")
-        if (link := self.link_to(peer)) is not None:
-            return link
-        dial = self._dials.get(peer)
-        if dial is None:
-            dial = self._dials[peer] = self._loop.create_task(self._dial(peer))
-            dial.add_done_callback(lambda _: self._dials.pop(peer, None))
-        # Several callers share a dial: one that gives up does not end it for the others.
-        result = await asyncio.shield(dial)
-        if isinstance(result, PeerUnreachable):
-            raise PeerUnreachable(str(result))
-        return result
-
-    async def _dial(self, peer: PeerId) -> Link | PeerUnreachable:
-        """One address after another; returns the failure, because a shared task's error belongs to no single caller."""
-        addresses = [a for a in map(quic_endpoint, self._known.get(peer, ())) if a is not None and self._can_reach(a)]
-        if not addresses:
-            return PeerUnreachable(f"no QUIC v1 address of {short(peer)} that can be reached from here is known")
-        reasons = []
-        for address in addresses:
-            if len(self._links) >= CONNECTIONS_MAX or self.is_closed:
-                reasons.append(
-                    f"{len(self._links)} connections are open" if not self.is_closed else "this node is shutting down"
-                )
-                break
-            failure = await self._add_link(address, expected_peer=peer).ready
-            if (link := self.link_to(peer)) is not None:
-                return link
-            reasons.append(f"{address[0]} port {address[1]}: {failure or 'closed at once'}")
-        return PeerUnreachable(f"{short(peer)} could not be dialled: {'; '.join(reasons)}")
-
-    def _can_reach(self, address: NetworkAddress) -> bool:
-        return (":" in address[0]) == (self._ip_version == 6)
+    def give_up(self, link: Link) -> None:
+        """Another address was quicker."""
+        link.close(CLOSE_SUPPLANTED, "another address was quicker")
 
     # ---- datagrams
 
     def receive_datagram(self, data: bytes, address: NetworkAddress) -> None:
         """Hand in one datagram. What is not ours, or over a limit, is dropped as if the network had lost it."""
-        if self.is_closed:
+        if self._swarm.is_closed:
             return
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
@@ -154,16 +113,12 @@ class QuicEndpoint:
                     )
                     self._send_datagram(reply, address)
                 return
-            if header.packet_type is not QuicPacketType.INITIAL or self._is_full():
+            if header.packet_type is not QuicPacketType.INITIAL or not self._swarm.has_room(address[0]):
                 return
             link = self._add_link(address, first_connection_id=header.destination_cid)
-        link.driver.receive_datagram(data, address, self._clock.now())
-        link.pump(self)
+        self._alive[link].receive_datagram(data, address, self._clock.now())
+        link.pump()
         self.transmit_soon(link)
-
-    def _is_full(self) -> bool:
-        half_open = len(self._links) - sum(len(links) for links in self._by_peer.values())
-        return len(self._links) >= CONNECTIONS_MAX or half_open >= HALF_OPEN_MAX
 
     def transmit_soon(self, link: Link) -> None:
         """Send what the link has at the end of this turn of the loop, together with everything else of the turn."""
@@ -175,30 +130,23 @@ class QuicEndpoint:
         links, self._to_flush = self._to_flush, {}
         now = self._clock.now()
         for link in links:
-            for data, address in link.driver.datagrams_to_send(now):
+            driver = self._alive.get(link)
+            for data, address in () if driver is None else driver.datagrams_to_send(now):
                 self._send_datagram(data, address)
-            if link in self._links:
+            if link in self._alive:
                 link.arm(now)
 
-    def _on_timer(self, link: Link) -> None:
+    def on_timer(self, link: Link) -> None:
+        """The link's timer is due."""
         link.driver.handle_timer(self._clock.now())
-        link.pump(self)
+        link.pump()
         self.transmit_soon(link)
 
     def close(self) -> None:
-        """Say goodbye on every connection and end every stream with SHUTDOWN. Open dials fail."""
-        self.is_closed = True
-        for link in list(self._links):
-            link.driver.close(CLOSE_SHUTDOWN, "shutdown")
-            link.pump(self)
-            self.transmit_soon(link)
+        """Send the goodbyes and forget every connection."""
         self._flush()
-        for link in list(self._links):
+        for link in list(self._alive):
             self.on_terminated(link)
-
-    async def wait_closed(self) -> None:
-        """Until the open dials have failed."""
-        await asyncio.gather(*self._dials.values())
 
     # ---- connections
 
@@ -214,8 +162,12 @@ class QuicEndpoint:
             original_destination_connection_id=first_connection_id,
         )
         driver = Driver(quic, limits=self._limits, frame_limits=self._frame_limits, now=now)
-        link = Link(driver, address, loop=self._loop, clock=self._clock, on_timer=self._on_timer)
-        self._links[link] = None
+        link = Link(
+            driver, address, owner=self, is_dialled=is_client, return_address=quic_address(*address), loop=self._loop,
+            clock=self._clock,
+        )  # fmt: skip
+        self._alive[link] = driver
+        self._swarm.add(link)
         for connection_id in (driver.host_connection_id, first_connection_id):
             if connection_id is not None:
                 self.on_route(link, connection_id, is_added=True)
@@ -236,14 +188,9 @@ class QuicEndpoint:
 
     def on_connected(self, link: Link, peer_id: PeerId) -> None:
         """`link` proved to be `peer_id`."""
-        links = self._by_peer.setdefault(peer_id, {})
-        if len(links) >= CONNECTIONS_PER_PEER_MAX:
-            link.driver.close(CLOSE_RESOURCE_LIMIT, f"more than {CONNECTIONS_PER_PEER_MAX} connections")
-            return
-        links[link] = None
-        if peer_id not in self._known:
-            # Nodes dial from the port they listen on, so where a peer came from is where it can be reached.
-            self.learn(PeerInfo(peer_id=peer_id, addresses=(quic_address(*link.address),)))
+        refusal = self._swarm.admit(link, peer_id)
+        if refusal is not None:
+            link.driver.close(CLOSE_RESOURCE_LIMIT, refusal)
 
     def on_opened(self, link: Link, stream: FrameStream) -> None:
         """The peer opened a stream."""
@@ -251,16 +198,12 @@ class QuicEndpoint:
 
     def on_closed(self, link: Link) -> None:
         """`link` ended: nobody new gets it."""
-        peer_id = link.driver.peer_id
-        if peer_id is not None and (links := self._by_peer.get(peer_id)) is not None:
-            links.pop(link, None)
-            if not links:
-                del self._by_peer[peer_id]
+        self._swarm.on_closed(link)
 
     def on_terminated(self, link: Link) -> None:
         """`link` needs no more datagrams: forget it."""
         link.disarm()
-        self.on_closed(link)
-        self._links.pop(link, None)
+        self._alive.pop(link, None)
+        self._swarm.remove(link)
         for connection_id in list(link.routes):
             self.on_route(link, connection_id, is_added=False)

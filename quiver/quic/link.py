@@ -1,14 +1,12 @@
-"""One connection inside an endpoint: its driver, its timer, its routes, and whether it is ready."""
+"""One connection: its driver, its timer, its routes, and whether it is ready; whatever carries it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from quiver.ids import PeerId
 from quiver.ports import Clock
-from quiver.quic.driver import Driver
 from quiver.quic.events import (
     Changed,
     Closed,
@@ -20,6 +18,7 @@ from quiver.quic.events import (
     RouteRemoved,
     Terminated,
 )
+from quiver.quic.streams import StreamDriver
 
 # aioquic may ask for a timer that is already due. In virtual time that would stop the clock: move it by a microsecond.
 TIMER_STEP_S = 1e-6
@@ -43,27 +42,37 @@ class LinkOwner(Protocol):
     def on_route(self, link: Link, connection_id: bytes, *, is_added: bool) -> None:
         """A connection id belongs to the link, or no longer does."""
 
+    def on_timer(self, link: Link) -> None:
+        """The link's timer is due."""
+
+    def transmit_soon(self, link: Link) -> None:
+        """Send what the link has at the end of this turn of the loop."""
+
 
 class Link:
-    """Owned by an endpoint; compared by identity."""
+    """Owned by an endpoint; compared by identity. `return_address` is a multiaddr at which its peer may be dialled."""
 
     def __init__(
         self,
-        driver: Driver,
+        driver: StreamDriver,
         address: NetworkAddress,
         *,
+        owner: LinkOwner,
+        is_dialled: bool,
+        return_address: bytes | None,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
-        on_timer: Callable[[Link], None],
     ) -> None:
         self.driver = driver
         self.address = address
+        self.is_dialled = is_dialled
+        self.return_address = return_address
         self.routes: dict[bytes, None] = {}
         self.ready: asyncio.Future[str | None] = loop.create_future()
         "None once the peer is known, else why the connection ended before."
         self._loop = loop
         self._clock = clock
-        self._on_timer = on_timer
+        self._owner = owner
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -94,10 +103,21 @@ class Link:
         if due is not None and due > now:
             self.arm(now)
         else:
-            self._on_timer(self)
+            self._owner.on_timer(self)
 
-    def pump(self, owner: LinkOwner) -> None:
+    def transmit_soon(self) -> None:
+        """Send what the driver has at the end of this turn of the loop."""
+        self._owner.transmit_soon(self)
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection with an application code; every stream is reset at once."""
+        self.driver.close(code, reason)
+        self.pump()
+        self.transmit_soon()
+
+    def pump(self) -> None:
         """Pass on everything the driver has to say."""
+        owner = self._owner
         while (event := self.driver.next_event()) is not None:
             if isinstance(event, Changed):
                 if event.stream.on_change is not None:

@@ -15,8 +15,8 @@ from typing import Any
 from quiver.errors import MalformedMessage, PeerError, StreamReset, UsageError
 from quiver.ids import PeerId
 from quiver.ports import ProtocolSpec
-from quiver.quic.driver import Driver
 from quiver.quic.events import FrameStream
+from quiver.quic.streams import StreamDriver
 
 OnFrame = Callable[[PeerId, Any, bytes], None]
 """(peer, message, its payload): observes a frame when it is handed over."""
@@ -29,7 +29,7 @@ class PeerStream:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: StreamDriver,
         stream: FrameStream,
         protocol: ProtocolSpec,
         *,

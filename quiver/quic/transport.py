@@ -18,6 +18,7 @@ from quiver.quic.endpoint import QuicEndpoint, SendDatagram
 from quiver.quic.events import FrameStream, Limits, NetworkAddress
 from quiver.quic.link import Link
 from quiver.quic.stream import OnFrame, PeerStream
+from quiver.quic.swarm import Swarm
 from quiver.values.peer import PeerInfo
 
 # Streams we hold open towards one peer before `open` says Busy; those beyond the peer's own limit wait inside aioquic.
@@ -52,7 +53,9 @@ class QuicTransport:
         self._frame_limits: dict[str, int] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._loop = loop or asyncio.get_running_loop()
+        self.swarm = Swarm(peer_id, clock=clock, loop=self._loop)
         self._endpoint = QuicEndpoint(
+            swarm=self.swarm,
             identity=identity,
             clock=clock,
             send_datagram=send_datagram,
@@ -73,7 +76,11 @@ class QuicTransport:
 
     def learn(self, info: PeerInfo) -> None:
         """Remember addresses of a peer (bounded, oldest dropped)."""
-        self._endpoint.learn(info)
+        self.swarm.book.learn(info, self._clock.now())
+
+    def pin(self, info: PeerInfo) -> None:
+        """Remember addresses that an operator named for as long as this node runs."""
+        self.swarm.book.pin(info)
 
     def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
         """Run `handler` as a task for each incoming stream; when it raises, the stream is reset."""
@@ -93,7 +100,7 @@ class QuicTransport:
         stream: PeerStream | None = None
         try:
             async with self._clock.deadline(timeout_s):
-                link = await self._endpoint.connect(peer)
+                link = await self.swarm.connect(peer)
                 stream = self._open(link, protocol)
                 await stream.send(message)
                 answer = await stream.receive()
@@ -115,18 +122,19 @@ class QuicTransport:
         """A new stream. An unsupported protocol shows at the first receive."""
         try:
             async with self._clock.deadline(timeout_s):
-                return self._open(await self._endpoint.connect(peer), protocol)
+                return self._open(await self.swarm.connect(peer), protocol)
         except DeadlineExceeded as error:
             # The same as a handshake that times out a moment earlier: nobody there. No deadline of a request has passed.
             raise PeerUnreachable(f"no connection to {short(peer)} within {timeout_s:g} s") from error
 
     def rtt_s(self, peer: PeerId) -> float | None:
         """Smoothed round-trip time of the connection in use, or None."""
-        link = self._endpoint.link_to(peer)
+        link = self.swarm.link_to(peer)
         return None if link is None else link.driver.rtt_s
 
     def abort(self) -> None:
         """Every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first; waits for nobody."""
+        self.swarm.close()
         self._endpoint.close()
         for task in list(self._tasks):
             task.cancel()
@@ -135,7 +143,7 @@ class QuicTransport:
         """`abort`, and wait until the handlers are gone."""
         self.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._endpoint.wait_closed()
+        await self.swarm.wait_closed()
 
     def _open(self, link: Link, protocol: ProtocolSpec) -> PeerStream:
         if link.driver.streams_open >= STREAMS_OPEN_MAX:
@@ -148,7 +156,7 @@ class QuicTransport:
             link.driver,
             stream,
             protocol,
-            transmit_soon=partial(self._endpoint.transmit_soon, link),
+            transmit_soon=link.transmit_soon,
             on_frame=self._on_frame,
         )
 
@@ -202,7 +210,7 @@ class QuicTransport:
         else:
             driver.write_last(stream, reply)
             driver.check_silent(stream)
-        self._endpoint.transmit_soon(link)
+        link.transmit_soon()
 
     def _report(self, protocol_id: str, error: Exception) -> None:
         """A bug in our own code: the peer sees INTERNAL, the loop's exception handler sees the traceback."""

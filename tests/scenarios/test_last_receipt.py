@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from quiver import trace
 from quiver.params import Params
 from quiver.values.request import Principal
-from tests.scenarios.stage import IDLE_S, MODEL, Stage
+from tests.scenarios.stage import IDLE_S, MODEL, Stage, Typist
 
 PROMPT = 1_000
 
@@ -133,3 +133,22 @@ def test_a_deadline_ends_the_wait_for_a_slot_and_the_answer():
         assert {event.request_id for event in stage.events.of(trace.ReceiptIssued)} == {requests[0].request_id}
 
     Stage(tokens=50, slots=1).play(story)
+
+
+def test_prefill_is_not_free_where_the_engine_counts_the_prompt_last():
+    class CountsLast(Typist):
+        async def generate(self, request):
+            async for piece in super().generate(request):
+                yield piece if piece.done_reason else replace(piece, prompt_tokens=0)
+
+    async def story(stage):
+        stage.providers[0].service.backend = CountsLast(stage.clock, tokens=50)
+        events = await read(stage, 3)
+        await events.aclose()
+        await stage.clock.sleep(1.0)
+        channel = stage.channel()
+        # The payer's own estimate of 10 tokens, at 100 credits each.
+        assert PROMPT + 3_000 <= channel.log.head.cum <= PROMPT + 4_000
+        assert channel.log.acknowledged == channel.log.head
+
+    Stage(tokens=50).play(story)

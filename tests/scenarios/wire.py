@@ -127,7 +127,7 @@ class Hostile:
 
     def streams_open(self, peer):
         """Streams it still holds at a peer."""
-        link = self.transport._endpoint.link_to(peer)
+        link = self.transport.swarm.link_to(peer)
         return 0 if link is None else link.driver.streams_open
 
     # ---- as a payer

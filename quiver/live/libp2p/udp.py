@@ -190,6 +190,10 @@ class UdpTransport:
         """Remember addresses of a peer."""
         self._transport.learn(info)
 
+    def pin(self, info: PeerInfo) -> None:
+        """Remember addresses that an operator named for as long as this node runs."""
+        self._transport.pin(info)
+
     def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
         """Run `handler` as a task for each incoming stream."""
         self._transport.serve(protocol, handler)

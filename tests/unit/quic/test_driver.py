@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quiver.errors import StreamReset, WireCode
-from quiver.quic.driver import KEEPALIVE_S, NEGOTIATION_TIMEOUT_S
+from quiver.quic.driver import KEEPALIVE_S
 from quiver.quic.events import Limits
+from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
 from quiver.wire.framing import encode_frame
 from quiver.wire.multistream import encode_proposal
 from tests.unit.quic.pair import FRAME_MAX, PROTOCOL, Pair, Terminated

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from quiver.errors import DeadlineExceeded, MalformedMessage, PeerUnreachable, StreamReset, UsageError, WireCode
-from quiver.quic import endpoint as endpoint_module
-from quiver.quic.driver import CLOSE_RESOURCE_LIMIT
+from quiver.quic import address_book, swarm
 from quiver.quic.events import Limits
+from quiver.quic.streams import CLOSE_RESOURCE_LIMIT
 from quiver.runtime import Deadline
 from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import from_text, quic_address
@@ -19,7 +19,7 @@ from tests.conformance.transport_suite import ECHO, OTHER, Note, echo
 
 
 def links(node):
-    return node._endpoint._links
+    return node.swarm.links
 
 
 def tell(story):
@@ -63,8 +63,9 @@ def test_a_dead_address_is_passed_over_for_the_next():
         useless = from_text("/dns4/node.example/udp/4001/quic-v1")
         a.learn(PeerInfo(peer_id=b.peer_id, addresses=(useless, dead, *b.local_info().addresses)))
         assert (await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=30)).number == 1
-        # The handshake with nobody was given 10 s.
-        assert 10.0 < net.env.now < 11.0
+        # The dead one had a head start, and no more.
+        assert swarm.DIAL_STAGGER_S < net.env.now < swarm.DIAL_STAGGER_S + 0.3
+        assert [link.driver.is_closed for link in links(a)] == [True, False]
 
     tell(story)
 
@@ -72,10 +73,10 @@ def test_a_dead_address_is_passed_over_for_the_next():
 def test_the_error_of_a_failed_dial_names_each_address_and_what_it_answered():
     async def story(net, a, b):
         a.learn(PeerInfo(peer_id=net.stranger(), addresses=b.local_info().addresses))
-        stranger = list(a._endpoint._known)[-1]
-        with pytest.raises(PeerUnreachable, match=r"10\.0\.0\.1 port 4001: another peer id"):
+        stranger = list(a.swarm.book)[-1]
+        with pytest.raises(PeerUnreachable, match="/ip4/10.0.0.1/udp/4001/quic-v1: another peer id"):
             await a.rpc(stranger, ECHO, Note(number=1), timeout_s=5)
-        with pytest.raises(PeerUnreachable, match="no QUIC v1 address"):
+        with pytest.raises(PeerUnreachable, match="no address of"):
             await a.rpc(net.stranger(), ECHO, Note(number=1), timeout_s=5)
 
     tell(story)
@@ -99,9 +100,8 @@ def test_where_a_peer_came_from_is_where_it_can_be_reached():
         stranger.learn(a.local_info())
         stranger.answer(ECHO, lambda peer, note: Note(number=9))
         await stranger.rpc(a.peer_id, ECHO, Note(number=1), timeout_s=5)
-        for link in list(links(a)):
-            link.driver.close(0, "test")
-            a._endpoint.transmit_soon(link)
+        for link in links(a):
+            link.close(0, "test")
         await net.settle(1.0)
         assert not links(a)
         assert (await a.rpc(stranger.peer_id, ECHO, Note(number=1), timeout_s=5)).number == 9
@@ -110,7 +110,7 @@ def test_where_a_peer_came_from_is_where_it_can_be_reached():
 
 
 def test_a_peer_may_hold_only_so_many_connections(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "CONNECTIONS_PER_PEER_MAX", 2)
+    monkeypatch.setattr(swarm, "CONNECTIONS_PER_PEER_MAX", 2)
 
     async def story(net, a, b):
         ends = [a._endpoint._add_link((b.host, 4001), expected_peer=b.peer_id) for _ in range(3)]
@@ -122,7 +122,7 @@ def test_a_peer_may_hold_only_so_many_connections(monkeypatch):
 
 
 def test_connections_without_a_proven_peer_are_few(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "HALF_OPEN_MAX", 3)
+    monkeypatch.setattr(swarm, "HALF_OPEN_MAX", 3)
 
     async def story(net, a, b):
         for _ in range(5):
@@ -137,13 +137,13 @@ def test_connections_without_a_proven_peer_are_few(monkeypatch):
 
 
 def test_known_peers_are_bounded_and_the_oldest_is_forgotten(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "PEERS_KNOWN_MAX", 2)
+    monkeypatch.setattr(address_book, "PEERS_KNOWN_MAX", 2)
 
     async def story(net, a, b):
         newer = [net.stranger(), net.stranger()]
         for peer in newer:
             a.learn(PeerInfo(peer_id=peer, addresses=b.local_info().addresses))
-        assert list(a._endpoint._known) == newer
+        assert list(a.swarm.book) == newer
 
     tell(story)
 
@@ -329,3 +329,75 @@ def test_two_receives_at_once_are_our_own_mistake():
             await first
 
     tell(story)
+
+
+def test_an_address_that_failed_is_left_alone_for_longer_and_longer():
+    async def story(net, a, b):
+        await b.close()
+        b.crash()
+        waits = []
+        for _ in range(3):
+            began = net.env.now
+            with pytest.raises(PeerUnreachable, match="no handshake"):
+                await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=30)
+            assert net.env.now - began > 5.0
+            with pytest.raises(PeerUnreachable, match="failed before, left alone for"):
+                await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=30)
+            until_s, _ = next(iter(a.swarm._backoffs.values()))
+            waits.append(until_s - net.env.now)
+            await net.settle(waits[-1] + 0.01)
+        assert waits == pytest.approx([0.25, 0.5, 1.0])
+
+    tell(story)
+
+
+def test_an_address_is_forgotten_after_an_hour_unless_it_is_pinned_or_in_use():
+    async def story(net, a, b):
+        await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)
+        heard, pinned = net.stranger(), net.stranger()
+        address = quic_address("10.9.9.9", 4001)
+        a.learn(PeerInfo(peer_id=heard, addresses=(address,)))
+        a.pin(PeerInfo(peer_id=pinned, addresses=(address,)))
+        later = net.env.now + address_book.ADDRESS_TTL_S
+        assert a.swarm.book.addresses(heard, later - 1) == (address,)
+        assert a.swarm.book.addresses(heard, later) == ()
+        assert a.swarm.book.addresses(pinned, later) == (address,)
+        a.swarm.book.keep(b.peer_id, later - 1)
+        assert a.swarm.book.addresses(b.peer_id, later) == b.local_info().addresses
+
+    tell(story)
+
+
+def test_of_two_connections_both_ends_leave_the_same_one():
+    async def story(net, a, b):
+        await asyncio.gather(
+            a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5), b.rpc(a.peer_id, ECHO, Note(number=2), timeout_s=5)
+        )
+        assert len(links(a)) == len(links(b)) == 2
+        await net.settle(5 * swarm.DUPLICATE_CHECK_S)
+        (ours,), (theirs,) = links(a), links(b)
+        assert ours.is_dialled == (a.peer_id < b.peer_id) and theirs.is_dialled != ours.is_dialled
+        assert (await a.rpc(b.peer_id, ECHO, Note(number=3), timeout_s=5)).number == 3
+        assert links(a) == (ours,)
+
+    tell(story)
+
+
+def test_one_address_group_gets_only_so_many_connections(monkeypatch):
+    monkeypatch.setattr(swarm, "CONNECTIONS_PER_GROUP_MAX", 3)
+
+    async def story(net, a, b):
+        for _ in range(5):
+            a._endpoint.dial(quic_address(b.host, 4001), b.peer_id)
+        await net.settle(0.2)
+        assert len(links(b)) == 3
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    ("host", "group"),
+    [("127.0.0.1", None), ("::1", None), ("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2ff::1", "2001:db8:1:200::/56")],
+)
+def test_address_groups(host, group):
+    assert swarm._group_of(host) == group

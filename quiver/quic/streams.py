@@ -1,0 +1,277 @@
+"""Streams of whole frames over one connection, whatever carries its bytes: multistream-select, framing, ends and resets.
+
+Rules of this file: no I/O, no clock, no awaiting. What a peer may make us hold is bounded: per stream one unfinished frame and
+a window of unread bytes, per connection `connection_window_bytes` of unread bytes, and `streams_max` streams. Subclasses say
+how bytes travel (`Driver`: QUIC).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+
+from quiver.errors import PeerError, StreamReset, WireCode
+from quiver.ids import PeerId
+from quiver.quic.events import Changed, Closed, Event, FrameStream, Limits, Opened
+from quiver.wire.framing import FrameReader, encode_frame
+from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
+
+# libp2p's connection close codes (libp2p specs, error codes).
+CLOSE_RESOURCE_LIMIT, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLANTED, CLOSE_SHUTDOWN = 0x1001, 0x1003, 0x1004, 0x1006
+NEGOTIATION_TIMEOUT_S = 10.0
+
+
+class StreamDriver(ABC):
+    """One connection. `frame_limits` maps each protocol id we serve to its largest frame in bytes."""
+
+    def __init__(self, *, limits: Limits, frame_limits: Mapping[str, int]) -> None:
+        self._limits = limits
+        self._frame_limits = frame_limits
+        self._streams: dict[int, FrameStream] = {}
+        self._ignored: dict[int, None] = {}
+        "Streams given up here whose peer has not ended them yet: at most `streams_max`, and our own resets in flight."
+        self._blocked: dict[int, FrameStream] = {}
+        self._negotiating: dict[int, float] = {}
+        "Incoming stream -> when to give it up; in the order they were opened."
+        self._events: deque[Event] = deque()
+        self.peer_id: PeerId | None = None
+        self.is_closed = False
+
+    # ---- how bytes travel
+
+    @abstractmethod
+    def _next_stream_id(self) -> int:
+        """Id of the next stream from our side."""
+
+    @abstractmethod
+    def _write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+        """Buffer bytes of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
+
+    @abstractmethod
+    def _buffered_bytes(self, stream_id: int) -> int:
+        """Bytes of a stream that are held in memory until the peer has them."""
+
+    @abstractmethod
+    def _reset_sending(self, stream_id: int, code: int) -> None:
+        """Nothing follows, and what is buffered is dropped."""
+
+    @abstractmethod
+    def _stop_peer(self, stream_id: int, code: int) -> bool:
+        """Ask the peer to send no more; True if something may still come that must be ignored."""
+
+    @abstractmethod
+    def _on_kept(self, stream_id: int, size: int) -> None:
+        """`size` bytes wait for a reader: they stay out of the peer's credit."""
+
+    @abstractmethod
+    def _on_read(self, stream_id: int, size: int) -> None:
+        """They were read."""
+
+    @abstractmethod
+    def _forget_unread(self, stream_id: int) -> None:
+        """Nobody will read what waits."""
+
+    @abstractmethod
+    def has_credit_to_send(self, stream: FrameStream) -> bool:
+        """Enough was read that the peer should be told now."""
+
+    @property
+    @abstractmethod
+    def rtt_s(self) -> float | None:
+        """Smoothed round-trip time, seconds; None before the first sample."""
+
+    @abstractmethod
+    def timer(self) -> float | None:
+        """When `handle_timer` wants to be called; may be in the past."""
+
+    @abstractmethod
+    def handle_timer(self, now: float) -> None:
+        """Time has passed."""
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None:
+        """End the connection with an application code; every stream is reset at once."""
+
+    # ---- the connection
+
+    def next_event(self) -> Event | None:
+        """The oldest event not taken yet."""
+        return self._events.popleft() if self._events else None
+
+    @property
+    def streams_open(self) -> int:
+        """Streams that are not finished in both directions."""
+        return len(self._streams)
+
+    # ---- streams, from our side
+
+    def open(self, protocol_id: str, frame_bytes_max: int) -> FrameStream:
+        """A new stream that proposes `protocol_id`; frames may follow at once."""
+        stream = FrameStream(self._next_stream_id())
+        stream.protocol_id = protocol_id
+        stream.dialer = Dialer(protocol_id)
+        stream.reader = FrameReader(frame_bytes_max)
+        self._streams[stream.id] = stream
+        self._write(stream.id, encode_proposal(protocol_id))
+        return stream
+
+    def may_write(self, stream: FrameStream) -> bool:
+        """Less than a window is unacknowledged. False promises a `Changed` when there is room, or the stream ended."""
+        if stream.write_code is not None or self._buffered_bytes(stream.id) < self._limits.stream_window_bytes:
+            return True
+        self._blocked[stream.id] = stream
+        return False
+
+    def write(self, stream: FrameStream, payload: bytes) -> None:
+        """Send one frame. `StreamReset` once the stream was reset."""
+        if stream.write_code is not None:
+            raise StreamReset(stream.write_code, peer_id=self.peer_id)
+        self._write(stream.id, encode_frame(payload))
+
+    def read(self, stream: FrameStream) -> bytes | None:
+        """The next frame, or None. Reading is what gives the peer new credit."""
+        if not stream.frames:
+            return None
+        frame = stream.frames.popleft()
+        self._on_read(stream.id, len(frame))
+        return frame
+
+    def finish(self, stream: FrameStream) -> None:
+        """Nothing follows from us. Idempotent."""
+        if stream.is_finished or stream.write_code is not None:
+            return
+        stream.is_finished = True
+        self._write(stream.id, b"", end_stream=True)
+        self._forget_if_done(stream)
+
+    def reset(self, stream: FrameStream, code: int) -> None:
+        """Give up both directions: RESET_STREAM and STOP_SENDING with `code`. Idempotent; a complete stream only drops its frames."""
+        if stream.id not in self._streams:
+            self._drop_unread(stream)
+            return
+        self._reset_sending(stream.id, code)
+        self._stop_receiving(stream, code)
+        self._end(stream, read_code=code, write_code=code)
+
+    def abandon(self, stream: FrameStream) -> None:
+        """We read no further; what we wrote is still delivered."""
+        if stream.id in self._streams and not stream.has_ended and stream.read_code is None:
+            self._stop_receiving(stream, WireCode.NONE)
+            self._end(stream, read_code=WireCode.NONE)
+        else:
+            self._drop_unread(stream)
+
+    def write_last(self, stream: FrameStream, payload: bytes) -> None:
+        """One frame and the end, in one go; dropped when the stream was reset meanwhile."""
+        if stream.write_code is None and not stream.is_finished:
+            self._write(stream.id, encode_frame(payload))
+            self.finish(stream)
+
+    def check_silent(self, stream: FrameStream) -> None:
+        """After the last frame of an rpc its stream may only end: anything else resets it."""
+        if stream.frames:
+            self.reset(stream, WireCode.PROTOCOL_VIOLATION)
+
+    def _stop_receiving(self, stream: FrameStream, code: int) -> None:
+        if self._stop_peer(stream.id, code):
+            self._ignored[stream.id] = None
+
+    def _drop_unread(self, stream: FrameStream) -> None:
+        """Nobody will read these frames: their bytes no longer count against the connection's credit."""
+        stream.frames.clear()
+        self._forget_unread(stream.id)
+
+    def _end(self, stream: FrameStream, *, read_code: int | None = None, write_code: int | None = None) -> None:
+        """One or both directions end with a reset; unread frames are dropped with the reading direction."""
+        if read_code is not None and stream.read_code is None:
+            stream.read_code = read_code
+            self._drop_unread(stream)
+        if write_code is not None and stream.write_code is None:
+            stream.write_code = write_code
+        self._negotiating.pop(stream.id, None)
+        self._forget_if_done(stream)
+        self._events.append(Changed(stream))
+
+    def _forget_if_done(self, stream: FrameStream) -> None:
+        if (stream.is_finished or stream.write_code is not None) and (stream.has_ended or stream.read_code is not None):
+            self._streams.pop(stream.id, None)
+            self._blocked.pop(stream.id, None)
+
+    # ---- streams, from the peer's side
+
+    def _expire_negotiations(self, now: float) -> None:
+        for stream_id, expiry in list(self._negotiating.items()):
+            if expiry > now:
+                break
+            self.reset(self._streams[stream_id], WireCode.NEGOTIATION_FAILED)
+
+    def _end_all(self, code: int, reason: str, *, stream_code: int) -> None:
+        """The connection is over."""
+        self.is_closed = True
+        for stream in list(self._streams.values()):
+            self._end(stream, read_code=None if stream.has_ended else stream_code, write_code=stream_code)
+        self._events.append(Closed(code, reason))
+
+    def _wake_blocked(self) -> None:
+        """Half a window of room, so that a waiting sender is not woken for every acknowledged packet."""
+        if self._blocked:
+            room = self._limits.stream_window_bytes // 2
+            for stream in [s for s in self._blocked.values() if self._buffered_bytes(s.id) <= room]:
+                del self._blocked[stream.id]
+                self._events.append(Changed(stream))
+
+    def _on_data(self, stream_id: int, data: bytes, has_ended: bool, now: float) -> None:
+        if stream_id in self._ignored:
+            if has_ended:
+                del self._ignored[stream_id]
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._streams[stream_id] = FrameStream(stream_id)
+            stream.listener = Listener(self._frame_limits.__contains__)
+            self._negotiating[stream_id] = now + NEGOTIATION_TIMEOUT_S
+        try:
+            self._feed(stream, data)
+            if has_ended and (stream.reader is None or stream.dialer is not None or stream.reader.pending_bytes):
+                raise NegotiationFailed("the stream ended before a protocol was agreed or inside a frame")
+        except PeerError as error:
+            self.reset(stream, error.wire_code)
+            return
+        if has_ended:
+            stream.has_ended = True
+            self._forget_if_done(stream)
+        if stream.reader is not None and (stream.frames or has_ended):
+            self._events.append(Changed(stream))
+
+    def _feed(self, stream: FrameStream, data: bytes) -> None:
+        if stream.listener is not None:
+            reply, data = stream.listener.feed(data)
+            if reply:
+                self._write(stream.id, reply)
+            if stream.listener.protocol_id is None:
+                return
+            stream.protocol_id = stream.listener.protocol_id
+            stream.listener = None
+            stream.reader = FrameReader(self._frame_limits[stream.protocol_id])
+            del self._negotiating[stream.id]
+            self._events.append(Opened(stream))
+        elif stream.dialer is not None:
+            surplus = stream.dialer.feed(data)
+            if surplus is None:
+                return
+            stream.dialer, data = None, surplus
+        assert stream.reader is not None
+        for frame in stream.reader.feed(data):
+            stream.frames.append(frame)
+            self._on_kept(stream.id, len(frame))
+
+    def _on_reset(self, stream_id: int, code: int) -> None:
+        if stream_id in self._ignored:
+            # The peer's answer to our STOP_SENDING; what we still write is not affected.
+            del self._ignored[stream_id]
+            return
+        # libp2p resets both directions: end ours too. A stream we never heard of only has its slot freed.
+        self._reset_sending(stream_id, code)
+        if (stream := self._streams.get(stream_id)) is not None:
+            self._end(stream, read_code=code, write_code=code)
