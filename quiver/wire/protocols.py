@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from quiver.params import Params
 from quiver.values.frames import AckFrame, InferenceFrame, ReceiptsFrame
-from quiver.values.kad import KadMessage
 from quiver.values.offer import OfferAnswer, OfferQuestion
 from quiver.wire.codec import MessageCodec
+from quiver.wire.kad import KAD_QUIVER, KadCodec
 
 _LIMIT = Params.default().frame_bytes_max
 
@@ -18,4 +18,4 @@ RECEIPTS: MessageCodec[ReceiptsFrame] = MessageCodec("/quiver/receipts/1.0.0", R
 OFFER: MessageCodec[OfferQuestion | OfferAnswer] = MessageCodec(
     "/quiver/offer/1.0.0", OfferQuestion | OfferAnswer, frame_bytes_max=256 * 1024
 )
-KAD: MessageCodec[KadMessage] = MessageCodec("/quiver/kad/1.0.0", KadMessage, frame_bytes_max=64 * 1024)
+KAD = KadCodec(KAD_QUIVER)

@@ -90,7 +90,8 @@ def test_an_rpc_that_is_no_message_is_reset_by_name(codec, data, code):
         for node in (stage.providers[0], stage.gateway) if codec is KAD else (stage.providers[0],):
             with pytest.raises(StreamReset) as caught:
                 await stage.hostile.ask(node.peer_id, codec, data)
-            assert caught.value.code == code
+            # The DHT's protobuf has no version that could be another.
+            assert caught.value.code == (WireCode.MALFORMED if codec is KAD else code)
 
     play(attack)
 
