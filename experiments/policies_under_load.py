@@ -132,7 +132,10 @@ def figure(frame: pd.DataFrame) -> Figure:
     for measure, (axis, title) in panels.items():
         style.draw_bands(axis, frame[frame["measure"] == measure], x="load", by="policy", order=order)
         axis.set_ylabel(title)
-        if measure != "lost_share":
+        if measure == "lost_share":
+            # A t-interval does not know that a share is no less than 0.
+            axis.set_ylim(bottom=0)
+        else:
             axis.set_yscale("log")
     p99 = frame[frame["measure"] == "ttft_s_p99"].pivot(index="load", columns="policy", values="estimate")
     ranks = p99.rank(axis=1)
