@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 SERIAL := $(wildcard tests/determinism tests/interop tests/live)
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: help setup interpreters demo test fast lint format notebooks check-long bench real-llm clean
+.PHONY: help setup interpreters interop demo test fast lint format notebooks check-long bench real-llm clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,10 +37,30 @@ interpreters: setup  ## .venv-3.12 and so on: the plain install for every other 
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt -e .
 	touch $@
 
+# js-libp2p needs Node 22, which comes with the npm packages; npm itself is installed where we are root on Debian.
+# What can't be installed is said; its tests are skipped with the reason, under CI=true they fail.
+interop: setup  ## js-libp2p and py-libp2p, pinned: the strangers that tests/interop talks to
+	@$(MAKE) --no-print-directory tests/interop/js/node_modules/.setup-stamp \
+		|| echo "js-libp2p: the install failed, nothing will be compared with it"
+	@python="$$($(BIN)/python -m tests.interop.installed)"; \
+	if [ -z "$$python" ]; then echo "py-libp2p: no Python 3.12 or newer on PATH"; else \
+		$(MAKE) --no-print-directory PYTHON="$$python" .venv-libp2p/.setup-stamp \
+			|| echo "py-libp2p: the install failed, nothing will be compared with it"; fi
+
+tests/interop/js/node_modules/.setup-stamp: tests/interop/js/package.json tests/interop/js/package-lock.json
+	command -v npm || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y --no-install-recommends nodejs npm; }
+	npm install --no-save --prefix tests/interop/js --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+.venv-libp2p/.setup-stamp: tests/interop/py/requirements.txt
+	test -x $(@D)/bin/python || "$(PYTHON)" -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 demo: setup  ## a simulated network of 1,000 providers, then a live one; page and figures in out/demo
 	$(BIN)/python -m experiments.demo --out out/demo
 
-test: lint interpreters  ## lint, types, import contracts and every tier but long and bench
+test: lint interpreters interop  ## lint, types, import contracts and every tier but long and bench
 	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(SERIAL))
 	$(if $(SERIAL),$(PYTEST) $(SERIAL))
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
@@ -61,7 +81,7 @@ format: setup  ## apply ruff's fixes and formatting
 notebooks: setup  ## execute every notebook
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
-check-long: bench real-llm  ## bench with its floors enforced, a real engine, then the tests that take minutes
+check-long: bench real-llm interop  ## bench with its floors enforced, a real engine, then the tests that take minutes
 	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
 
 bench: setup  ## measure; tables in out/bench; fails below a floor

@@ -1,0 +1,102 @@
+"""Our node as the interop tests use it, and the protocols that every peer in them serves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from quiver.errors import WireCode
+from quiver.identity.keys import KeyPair
+from quiver.identity.peer_id import peer_id_text
+from quiver.live.libp2p.udp import UdpTransport
+from quiver.ports import Stream
+from quiver.wire.framing import encode_frame
+from quiver.wire.multiaddr import to_text
+
+FRAME_BYTES = 32_000
+# The code our RESET handler gives: any that nothing else would send.
+RESET_CODE = WireCode.UNKNOWN_MODEL
+
+
+class RawFrames:
+    """Frames of plain bytes."""
+
+    frame_bytes_max = 64 * 1024
+
+    def __init__(self, protocol_id: str) -> None:
+        self.id = protocol_id
+
+    def encode(self, message: bytes) -> bytes:
+        return message
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+    def size(self, message: bytes) -> int:
+        return len(message)
+
+
+ECHO = RawFrames("/quiver/interop/echo/1.0.0")
+"What comes is sent back, then the end."
+COUNT = RawFrames("/quiver/interop/count/1.0.0")
+"At the end of what comes, how many bytes it was, as decimal text in one frame."
+RESET = RawFrames("/quiver/interop/reset/1.0.0")
+"After the first bytes the stream is reset."
+NOBODYS = RawFrames("/quiver/interop/nobody/1.0.0")
+"Served nowhere."
+
+
+class Seen:
+    """What the handlers of our node saw: the peer of each stream, and the error that ended it, if one did."""
+
+    def __init__(self) -> None:
+        self.peers: list[str] = []
+        self.errors: list[Exception] = []
+
+
+def serve(node: UdpTransport) -> Seen:
+    """Serve the protocols of the tests."""
+    seen = Seen()
+
+    async def echo(stream: Stream) -> None:
+        seen.peers.append(peer_id_text(stream.peer_id))
+        try:
+            while (frame := await stream.receive()) is not None:
+                await stream.send(frame)
+        except Exception as error:
+            seen.errors.append(error)
+            raise
+        stream.finish()
+
+    async def count(stream: Stream) -> None:
+        total = 0
+        while (frame := await stream.receive()) is not None:
+            total += len(encode_frame(frame))
+        await stream.send(str(total).encode())
+        stream.finish()
+
+    async def reset(stream: Stream) -> None:
+        await stream.receive()
+        stream.reset(RESET_CODE)
+
+    node.serve(ECHO, echo)
+    node.serve(COUNT, count)
+    node.serve(RESET, reset)
+    return seen
+
+
+@asynccontextmanager
+async def opened(host: str = "127.0.0.1") -> AsyncIterator[UdpTransport]:
+    """A node of ours with a key of its own, listening."""
+    node = UdpTransport(KeyPair(os.urandom(32)), host=host)
+    await node.start()
+    try:
+        yield node
+    finally:
+        await node.close()
+
+
+def address(node: UdpTransport) -> str:
+    """Where a foreign peer dials it."""
+    return f"{to_text(node.local_info().addresses[0])}/p2p/{peer_id_text(node.peer_id)}"

@@ -1,0 +1,263 @@
+"""QUIC against js-libp2p and py-libp2p, both dial directions: who is who, streams and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from quiver.errors import PeerUnreachable, StreamReset, WireCode
+from quiver.identity.peer_id import parse_peer_id, peer_id_text
+from quiver.values.peer import PeerInfo
+from quiver.wire.framing import encode_frame
+from quiver.wire.multiaddr import from_text
+from tests.interop.foreign import CommandFailed
+from tests.interop.ours import COUNT, ECHO, FRAME_BYTES, NOBODYS, RESET, RESET_CODE, address, opened, serve
+
+pytestmark = pytest.mark.interop
+
+MEGABYTE = 1_000_000
+# 31 frames of 32,000 bytes and one of 8,000, each after a length of 3 and 2 bytes.
+MEGABYTE_FRAMED = MEGABYTE + 31 * 3 + 2
+TIMEOUT_S = 10.0
+
+
+async def ask(node, other, protocol, frames=(b"question",)):
+    """Frames that come back until the peer's end; our end follows the frames."""
+    stream = await node.open(parse_peer_id(other.peer), protocol, timeout_s=TIMEOUT_S)
+
+    async def write():
+        for frame in frames:
+            await stream.send(frame)
+        stream.finish()
+
+    writing = asyncio.create_task(write())
+    back = []
+    while (frame := await stream.receive()) is not None:
+        back.append(frame)
+    await writing
+    return back
+
+
+async def dialled(node, other):
+    """The foreign peer dials ours; the id of ours as text."""
+    told = await other.call("dial", address=address(node))
+    assert told["peer"] == peer_id_text(node.peer_id)
+    return told["peer"]
+
+
+def test_we_dial_and_a_megabyte_in_frames_comes_back(run, other):
+    async def story():
+        async with opened() as node:
+            node.learn(other.info())
+            frames = [os.urandom(FRAME_BYTES)] * 31 + [os.urandom(8_000)]
+            assert await ask(node, other, ECHO, frames) == frames
+            assert node.rtt_s(other.info().peer_id) < TIMEOUT_S
+
+    run(story())
+
+
+def test_it_dials_us_and_a_megabyte_in_frames_comes_back(run, other):
+    async def story():
+        async with opened() as node:
+            seen = serve(node)
+            us = await dialled(node, other)
+            told = await other.call("echo", peer=us, size=MEGABYTE)
+            assert told == {"sent": MEGABYTE_FRAMED, "received": MEGABYTE_FRAMED, "same": True}
+            assert seen.peers == [other.peer] and not seen.errors
+
+    run(story())
+
+
+def test_a_connection_it_dialled_carries_our_streams_too(run, other):
+    async def story():
+        async with opened() as node:
+            await dialled(node, other)
+            # No address was learned: only the connection that came in can be used.
+            assert await ask(node, other, ECHO) == [b"question"]
+
+    run(story())
+
+
+def test_we_end_our_side_and_its_answer_comes_after_that(run, other):
+    async def story():
+        async with opened() as node:
+            node.learn(other.info())
+            frames = [b"x" * 100] * 300
+            assert await ask(node, other, COUNT, frames) == [str(300 * len(encode_frame(b"x" * 100))).encode()]
+            assert await ask(node, other, COUNT, []) == [b"0"]
+
+    run(story())
+
+
+def test_it_ends_its_side_and_our_answer_comes_after_that(run, other):
+    async def story():
+        async with opened() as node:
+            serve(node)
+            us = await dialled(node, other)
+            # Lengths of 1, 2 and 3 bytes; the last are two frames.
+            for size, framed in ((10, 11), (1_000, 1_002), (60_000, 60_006)):
+                assert await other.call("half_close", peer=us, size=size) == {"sent": framed, "counted": framed}
+
+    run(story())
+
+
+def test_we_see_its_reset(run, other):
+    async def story():
+        async with opened() as node:
+            node.learn(other.info())
+            stream = await node.open(other.info().peer_id, RESET, timeout_s=TIMEOUT_S)
+            await stream.send(b"reset me")
+            with pytest.raises(StreamReset) as ending:
+                await stream.receive()
+            # Neither library sends a code with it.
+            assert ending.value.code == WireCode.NONE
+            assert await ask(node, other, ECHO) == [b"question"]
+
+    run(story())
+
+
+def test_our_handler_sees_its_reset_and_the_connection_lives_on(run, other):
+    async def story():
+        async with opened() as node:
+            seen = serve(node)
+            us = await dialled(node, other)
+            await other.call("reset", peer=us)
+            while not seen.errors:
+                await asyncio.sleep(0.01)
+            assert [type(error) for error in seen.errors] == [StreamReset]
+            assert (await other.call("echo", peer=us, size=10))["same"]
+
+    run(story())
+
+
+def test_py_sees_our_reset_and_its_code(run, py):
+    async def story():
+        async with opened() as node:
+            serve(node)
+            told = await py.call("be_reset", peer=await dialled(node, py))
+            assert told["received"] == 0 and told["error"] is not None and told["code"] == RESET_CODE
+
+    run(story())
+
+
+def test_js_sees_nothing_but_an_end_when_we_reset(run, js):
+    """It shows the same for a reset of its own (test_judges): over QUIC it takes one for an end."""
+
+    async def story():
+        async with opened() as node:
+            serve(node)
+            us = await dialled(node, js)
+            assert await js.call("be_reset", peer=us) == {"received": 0, "error": None, "code": None}
+            assert (await js.call("echo", peer=us, size=10))["same"]
+
+    run(story())
+
+
+def test_a_protocol_it_does_not_serve_is_refused_by_name(run, other):
+    async def story():
+        async with opened() as node:
+            node.learn(other.info())
+            with pytest.raises(StreamReset) as ending:
+                await ask(node, other, NOBODYS)
+            assert ending.value.code == WireCode.NEGOTIATION_FAILED
+            assert await ask(node, other, ECHO) == [b"question"]
+
+    run(story())
+
+
+def test_a_protocol_we_do_not_serve_is_refused_by_name(run, other):
+    async def story():
+        async with opened() as node:
+            serve(node)
+            us = await dialled(node, other)
+            with pytest.raises(CommandFailed) as refusal:
+                await other.call("open", peer=us, protocol=NOBODYS.id)
+            assert refusal.value.name in ("UnsupportedProtocolError", "StreamFailure")
+            assert await other.call("open", peer=us, protocol=ECHO.id) == ECHO.id
+
+    run(story())
+
+
+def test_nine_of_us_dial_it_at_once(run, other):
+    async def one(number):
+        async with opened() as node:
+            node.learn(other.info())
+            return await ask(node, other, ECHO, [b"%d" % number])
+
+    async def story():
+        assert await asyncio.gather(*map(one, range(9))) == [[b"%d" % number] for number in range(9)]
+
+    run(story())
+
+
+def test_it_dials_us_nine_times_in_a_row(run, other):
+    async def story():
+        async with opened() as node:
+            serve(node)
+            for _ in range(9):
+                us = await dialled(node, other)
+                assert (await other.call("echo", peer=us, size=10))["same"]
+                await other.call("hang_up", peer=us)
+
+    run(story())
+
+
+def test_beyond_five_connections_a_second_js_hangs_up_and_we_say_so(run, start):
+    """Its own default. The handshake has ended by then, so the stream is what fails."""
+    js = start("js", inbound_per_second=5)
+
+    async def one():
+        async with opened() as node:
+            node.learn(js.info())
+            try:
+                return await ask(node, js, ECHO) == [b"question"]
+            except (PeerUnreachable, StreamReset):
+                return False
+
+    async def story():
+        served = await asyncio.gather(*[one() for _ in range(9)])
+        assert served.count(True) == 5
+        await asyncio.sleep(1.1)
+        assert await one()
+
+    run(story())
+
+
+def test_we_refuse_a_peer_that_is_not_the_one_we_dialled(run, other, js, py):
+    async def story():
+        stranger = js if other is py else py
+        async with opened() as node:
+            node.learn(PeerInfo(peer_id=parse_peer_id(stranger.peer), addresses=(from_text(without_id(other)),)))
+            with pytest.raises(PeerUnreachable, match="peer"):
+                await node.open(parse_peer_id(stranger.peer), ECHO, timeout_s=TIMEOUT_S)
+
+    run(story())
+
+
+def without_id(peer):
+    return peer.address("/ip4/", "/quic-v1").split("/p2p/")[0]
+
+
+def test_it_refuses_us_when_it_dialled_another(run, other):
+    async def story():
+        async with opened() as node, opened() as another:
+            wrong = address(node).replace(peer_id_text(node.peer_id), peer_id_text(another.peer_id))
+            with pytest.raises(CommandFailed) as refusal:
+                await other.call("dial", address=wrong)
+            assert refusal.value.name in ("DialError", "UnexpectedPeerError", "AggregateError", "SwarmException")
+
+    run(story())
+
+
+def test_ipv6_in_both_directions(run, js):
+    async def story():
+        async with opened("::1") as node:
+            node.learn(js.info("/ip6/"))
+            assert await ask(node, js, ECHO) == [b"question"]
+        async with opened("::1") as node:
+            serve(node)
+            assert (await js.call("echo", peer=await dialled(node, js), size=10))["same"]
+
+    run(story())
