@@ -25,6 +25,8 @@ class ProtocolSpec(Protocol):
 
     id: str
     frame_bytes_max: int
+    fixed_bytes: int
+    "0: messages go with a length in front; otherwise each has this many bytes and none."
 
     def encode(self, message: Any) -> bytes:
         """Bytes of one message, without length prefix."""

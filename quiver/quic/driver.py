@@ -14,6 +14,7 @@ from quiver.errors import WireCode
 from quiver.quic.connection import PeerConnection
 from quiver.quic.events import Connected, FrameStream, Limits, NetworkAddress, RouteAdded, RouteRemoved, Terminated
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, StreamDriver
+from quiver.wire.framing import Framing
 
 # js-libp2p ends a connection after 10 s of silence.
 KEEPALIVE_S = 4.0
@@ -22,8 +23,8 @@ KEEPALIVE_S = 4.0
 class Driver(StreamDriver):
     """Drives one `PeerConnection`."""
 
-    def __init__(self, quic: PeerConnection, *, limits: Limits, frame_limits: Mapping[str, int], now: float) -> None:
-        super().__init__(limits=limits, frame_limits=frame_limits)
+    def __init__(self, quic: PeerConnection, *, limits: Limits, framings: Mapping[str, Framing], now: float) -> None:
+        super().__init__(limits=limits, framings=framings)
         self._quic = quic
         self._handshake_deadline: float | None = now + limits.handshake_timeout_s
         self._keepalive_at = now + KEEPALIVE_S

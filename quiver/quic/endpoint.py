@@ -22,6 +22,7 @@ from quiver.quic.link import Link
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
 from quiver.quic.swarm import Swarm
 from quiver.quic.tls import CONNECTION_ID_BYTES, make_configuration, make_judge
+from quiver.wire.framing import Framing
 from quiver.wire.multiaddr import quic_address, quic_endpoint
 
 # RFC 9000, 14.1: a client's first datagram is at least this long.
@@ -33,7 +34,7 @@ OnOpened = Callable[[Link, FrameStream], None]
 
 
 class QuicEndpoint:
-    """`frame_limits` (protocol id -> largest frame) may grow while it runs; `on_opened` gets each incoming stream."""
+    """`framings` (protocol id -> how it is framed) may grow while it runs; `on_opened` gets each incoming stream."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class QuicEndpoint:
         send_datagram: SendDatagram,
         ip_version: int,
         limits: Limits,
-        frame_limits: dict[str, int],
+        framings: dict[str, Framing],
         on_opened: OnOpened,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -53,7 +54,7 @@ class QuicEndpoint:
         self._send_datagram = send_datagram
         self._ip_version = ip_version
         self._limits = limits
-        self._frame_limits = frame_limits
+        self._framings = framings
         self._on_opened = on_opened
         self._judge = make_judge(clock.utc_ms)
         self._configurations = {
@@ -161,7 +162,7 @@ class QuicEndpoint:
             streams_max=self._limits.streams_max,
             original_destination_connection_id=first_connection_id,
         )
-        driver = Driver(quic, limits=self._limits, frame_limits=self._frame_limits, now=now)
+        driver = Driver(quic, limits=self._limits, framings=self._framings, now=now)
         link = Link(
             driver, address, owner=self, is_dialled=is_client, return_address=quic_address(*address), loop=self._loop,
             clock=self._clock,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from quiver.ids import PeerId
-from quiver.wire.framing import FrameReader
+from quiver.wire.framing import FixedReader, FrameReader, Framing
 from quiver.wire.multistream import Dialer, Listener
 
 NetworkAddress = tuple[str, int]
@@ -33,7 +33,7 @@ class FrameStream:
 
     __slots__ = (
         "id", "protocol_id", "frames", "has_ended", "is_finished", "read_code", "write_code",
-        "on_change", "dialer", "listener", "reader",
+        "on_change", "dialer", "listener", "framing", "reader",
     )  # fmt: skip
 
     def __init__(self, stream_id: int) -> None:
@@ -50,7 +50,8 @@ class FrameStream:
         "Called by whoever takes `Changed` events."
         self.dialer: Dialer | None = None
         self.listener: Listener | None = None
-        self.reader: FrameReader | None = None
+        self.framing: Framing | None = None
+        self.reader: FrameReader | FixedReader | None = None
 
 
 class Connected(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.ids import PeerId
 from quiver.quic.events import Changed, Closed, Event, FrameStream, Limits, Opened
-from quiver.wire.framing import FrameReader, encode_frame
+from quiver.wire.framing import Framing
 from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
 
 # libp2p's connection close codes (libp2p specs, error codes).
@@ -23,11 +23,11 @@ NEGOTIATION_TIMEOUT_S = 10.0
 
 
 class StreamDriver(ABC):
-    """One connection. `frame_limits` maps each protocol id we serve to its largest frame in bytes."""
+    """One connection. `framings` has each protocol id we serve."""
 
-    def __init__(self, *, limits: Limits, frame_limits: Mapping[str, int]) -> None:
+    def __init__(self, *, limits: Limits, framings: Mapping[str, Framing]) -> None:
         self._limits = limits
-        self._frame_limits = frame_limits
+        self._framings = framings
         self._streams: dict[int, FrameStream] = {}
         self._ignored: dict[int, None] = {}
         "Streams given up here whose peer has not ended them yet: at most `streams_max`, and our own resets in flight."
@@ -106,12 +106,13 @@ class StreamDriver(ABC):
 
     # ---- streams, from our side
 
-    def open(self, protocol_id: str, frame_bytes_max: int) -> FrameStream:
+    def open(self, protocol_id: str, framing: Framing) -> FrameStream:
         """A new stream that proposes `protocol_id`; frames may follow at once."""
         stream = FrameStream(self._next_stream_id())
         stream.protocol_id = protocol_id
         stream.dialer = Dialer(protocol_id)
-        stream.reader = FrameReader(frame_bytes_max)
+        stream.framing = framing
+        stream.reader = framing.reader()
         self._streams[stream.id] = stream
         self._write(stream.id, encode_proposal(protocol_id))
         return stream
@@ -127,7 +128,7 @@ class StreamDriver(ABC):
         """Send one frame. `StreamReset` once the stream was reset."""
         if stream.write_code is not None:
             raise StreamReset(stream.write_code, peer_id=self.peer_id)
-        self._write(stream.id, encode_frame(payload))
+        self._write(stream.id, _framed(stream, payload))
 
     def read(self, stream: FrameStream) -> bytes | None:
         """The next frame, or None. Reading is what gives the peer new credit."""
@@ -165,7 +166,7 @@ class StreamDriver(ABC):
     def write_last(self, stream: FrameStream, payload: bytes) -> None:
         """One frame and the end, in one go; dropped when the stream was reset meanwhile."""
         if stream.write_code is None and not stream.is_finished:
-            self._write(stream.id, encode_frame(payload))
+            self._write(stream.id, _framed(stream, payload))
             self.finish(stream)
 
     def check_silent(self, stream: FrameStream) -> None:
@@ -229,7 +230,7 @@ class StreamDriver(ABC):
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = FrameStream(stream_id)
-            stream.listener = Listener(self._frame_limits.__contains__)
+            stream.listener = Listener(self._framings.__contains__)
             self._negotiating[stream_id] = now + NEGOTIATION_TIMEOUT_S
         try:
             self._feed(stream, data)
@@ -253,7 +254,8 @@ class StreamDriver(ABC):
                 return
             stream.protocol_id = stream.listener.protocol_id
             stream.listener = None
-            stream.reader = FrameReader(self._frame_limits[stream.protocol_id])
+            stream.framing = self._framings[stream.protocol_id]
+            stream.reader = stream.framing.reader()
             del self._negotiating[stream.id]
             self._events.append(Opened(stream))
         elif stream.dialer is not None:
@@ -275,3 +277,8 @@ class StreamDriver(ABC):
         self._reset_sending(stream_id, code)
         if (stream := self._streams.get(stream_id)) is not None:
             self._end(stream, read_code=code, write_code=code)
+
+
+def _framed(stream: FrameStream, payload: bytes) -> bytes:
+    assert stream.framing is not None, "nothing is written before a protocol is agreed"
+    return stream.framing.encode(payload)

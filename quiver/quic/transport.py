@@ -20,6 +20,7 @@ from quiver.quic.link import Link
 from quiver.quic.stream import OnFrame, PeerStream
 from quiver.quic.swarm import Swarm
 from quiver.values.peer import PeerInfo
+from quiver.wire.framing import Framing
 
 # Streams we hold open towards one peer before `open` says Busy; those beyond the peer's own limit wait inside aioquic.
 STREAMS_OPEN_MAX = 4096
@@ -50,7 +51,7 @@ class QuicTransport:
         self._on_frame = on_frame
         self._handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
         self._answers: dict[str, tuple[ProtocolSpec, Answer]] = {}
-        self._frame_limits: dict[str, int] = {}
+        self._framings: dict[str, Framing] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._loop = loop or asyncio.get_running_loop()
         self.swarm = Swarm(peer_id, clock=clock, loop=self._loop)
@@ -61,7 +62,7 @@ class QuicTransport:
             send_datagram=send_datagram,
             ip_version=ip_version,
             limits=limits or Limits(),
-            frame_limits=self._frame_limits,
+            framings=self._framings,
             on_opened=self._on_opened,
             loop=self._loop,
         )
@@ -86,13 +87,13 @@ class QuicTransport:
         """Run `handler` as a task for each incoming stream; when it raises, the stream is reset."""
         self._answers.pop(protocol.id, None)
         self._handlers[protocol.id] = (protocol, handler)
-        self._frame_limits[protocol.id] = protocol.frame_bytes_max
+        self._framings[protocol.id] = framing_of(protocol)
 
     def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
         """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset."""
         self._handlers.pop(protocol.id, None)
         self._answers[protocol.id] = (protocol, function)
-        self._frame_limits[protocol.id] = protocol.frame_bytes_max
+        self._framings[protocol.id] = framing_of(protocol)
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
         """Ask, and wait for the one answer. `timeout_s` covers the dial."""
@@ -148,7 +149,7 @@ class QuicTransport:
     def _open(self, link: Link, protocol: ProtocolSpec) -> PeerStream:
         if link.driver.streams_open >= STREAMS_OPEN_MAX:
             raise Busy(f"{STREAMS_OPEN_MAX} streams are open to one peer; wait for some to end")
-        stream = link.driver.open(protocol.id, protocol.frame_bytes_max)
+        stream = link.driver.open(protocol.id, framing_of(protocol))
         return self._wrap(link, stream, protocol)
 
     def _wrap(self, link: Link, stream: FrameStream, protocol: ProtocolSpec) -> PeerStream:
@@ -215,3 +216,8 @@ class QuicTransport:
     def _report(self, protocol_id: str, error: Exception) -> None:
         """A bug in our own code: the peer sees INTERNAL, the loop's exception handler sees the traceback."""
         self._loop.call_exception_handler({"message": f"serving {protocol_id} failed", "exception": error})
+
+
+def framing_of(protocol: ProtocolSpec) -> Framing:
+    """How its streams are cut."""
+    return Framing(protocol.frame_bytes_max, protocol.fixed_bytes)

@@ -20,6 +20,8 @@ T = TypeVar("T")
 class MessageCodec(Generic[T]):
     """Codec of one protocol: `types` is a union of tagged structs, or one struct."""
 
+    fixed_bytes = 0
+
     def __init__(self, protocol_id: str, types: Any, *, frame_bytes_max: int) -> None:
         self.id = protocol_id
         self.frame_bytes_max = frame_bytes_max

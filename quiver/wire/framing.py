@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from quiver.errors import MalformedMessage
 
 VARINT_BYTES_MAX = 9
@@ -38,6 +40,43 @@ def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tupl
 def encode_frame(payload: bytes) -> bytes:
     """varint length | payload."""
     return encode_varint(len(payload)) + payload
+
+
+class Framing(msgspec.Struct, frozen=True):
+    """How a protocol cuts its streams into messages of at most `bytes_max`: by length prefix, or all of one size."""
+
+    bytes_max: int
+    fixed_bytes: int = 0
+    "Every message has exactly this many bytes and no prefix; 0: a prefix."
+
+    def encode(self, payload: bytes) -> bytes:
+        """The bytes on the wire."""
+        return payload if self.fixed_bytes else encode_frame(payload)
+
+    def reader(self) -> FrameReader | FixedReader:
+        """For one stream."""
+        return FixedReader(self.fixed_bytes) if self.fixed_bytes else FrameReader(self.bytes_max)
+
+
+class FixedReader:
+    """Bytes in, messages of one size out."""
+
+    def __init__(self, size: int) -> None:
+        self._buffer = bytearray()
+        self._size = size
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Messages completed by `data`."""
+        self._buffer += data
+        whole = len(self._buffer) - len(self._buffer) % self._size
+        messages = [bytes(self._buffer[at : at + self._size]) for at in range(0, whole, self._size)]
+        del self._buffer[:whole]
+        return messages
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of an unfinished message."""
+        return len(self._buffer)
 
 
 class FrameReader:

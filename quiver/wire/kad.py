@@ -95,6 +95,8 @@ _decoded = _Memo(_decode_peer, lambda data, _: len(data))
 class KadCodec:
     """Codec of one DHT protocol id. `frame_bytes_max` is the largest message that is read or sent."""
 
+    fixed_bytes = 0
+
     def __init__(self, protocol_id: str, *, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
         self.id = protocol_id
         self.frame_bytes_max = frame_bytes_max

@@ -18,7 +18,7 @@ from quiver.quic.events import Changed, Limits
 from quiver.quic.tls import make_configuration
 from tests.bench.measure import interleave, mean
 from tests.bench.report import Goal, Row
-from tests.unit.quic.pair import FRAME_MAX, PROTOCOL, A, B, Pair, identity
+from tests.unit.quic.pair import FRAMING, PROTOCOL, A, B, Pair, identity
 
 HOP_S = 0.001
 QUESTION, ANSWER = b"q" * 200, b"a" * 400
@@ -64,7 +64,7 @@ class OurPair:
         """One request after another."""
         client, self.answers = self.ends[0], 0
         for _ in range(requests):
-            client.write_last(client.open(PROTOCOL, FRAME_MAX), QUESTION)
+            client.write_last(client.open(PROTOCOL, FRAMING), QUESTION)
             self.now = _exchange(self.ends, self.now, self._serve)
         assert self.answers == requests
 

@@ -35,7 +35,8 @@ class Raw:
     """A protocol of ours whose frames may also be bytes, which are sent as they are."""
 
     def __init__(self, codec):
-        self.id, self.frame_bytes_max, self.decode = codec.id, codec.frame_bytes_max, codec.decode
+        self.id, self.frame_bytes_max, self.fixed_bytes = codec.id, codec.frame_bytes_max, codec.fixed_bytes
+        self.decode = codec.decode
         self._codec = codec
 
     def encode(self, frame):

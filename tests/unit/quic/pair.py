@@ -10,10 +10,12 @@ from quiver.quic.connection import PeerConnection
 from quiver.quic.driver import Driver
 from quiver.quic.events import Changed, Closed, Connected, Limits, Opened, Terminated
 from quiver.quic.tls import make_configuration, make_judge
+from quiver.wire.framing import Framing
 
 UTC_MS = 1_700_000_000_000
 A, B = ("10.0.0.1", 4001), ("10.0.0.2", 4001)
 PROTOCOL, FRAME_MAX = "/test/1.0.0", 100_000
+FRAMING = Framing(FRAME_MAX)
 
 
 def identity(number, *, utc_ms=UTC_MS, public_key=None, sign=None):
@@ -62,7 +64,7 @@ class Pair:
                 )
             )
         self.client, self.server = (
-            Driver(quic, limits=limits, frame_limits={PROTOCOL: FRAME_MAX}, now=0.0) for quic in self.quics
+            Driver(quic, limits=limits, framings={PROTOCOL: FRAMING}, now=0.0) for quic in self.quics
         )
         self.seen = {self.client: [], self.server: []}
         self.started = {self.client}
@@ -123,9 +125,9 @@ class Pair:
 
     def stream(self):
         """A fresh stream from the client and the server's end of it."""
-        mine = self.client.open(PROTOCOL, FRAME_MAX)
+        mine = self.client.open(PROTOCOL, FRAMING)
         self.run(0.1)
         return mine, self.opened()[-1]
 
 
-__all__ = ["A", "B", "Changed", "FRAME_MAX", "PROTOCOL", "Pair", "Terminated", "UTC_MS", "identity", "peer_id"]
+__all__ = ["A", "B", "Changed", "FRAME_MAX", "FRAMING", "PROTOCOL", "Pair", "Terminated", "UTC_MS", "identity", "peer_id"]

@@ -9,7 +9,7 @@ from aioquic import tls
 from aioquic.quic.connection import Limit, QuicConnection
 from aioquic.quic.stream import QuicStream
 
-from tests.unit.quic.pair import FRAME_MAX, PROTOCOL, Pair, peer_id
+from tests.unit.quic.pair import FRAMING, PROTOCOL, Pair, peer_id
 
 
 def parameters(function):
@@ -35,7 +35,7 @@ def test_a_method_we_override_or_call_has_the_same_shape(owner, name, expected):
 @pytest.fixture(scope="module")
 def pair():
     pair = Pair().run()
-    pair.client.open(PROTOCOL, FRAME_MAX)
+    pair.client.open(PROTOCOL, FRAMING)
     return pair.run(0.1)
 
 

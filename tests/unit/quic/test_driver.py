@@ -12,7 +12,7 @@ from quiver.quic.events import Limits
 from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
 from quiver.wire.framing import encode_frame
 from quiver.wire.multistream import encode_proposal
-from tests.unit.quic.pair import FRAME_MAX, PROTOCOL, Pair, Terminated
+from tests.unit.quic.pair import FRAME_MAX, FRAMING, PROTOCOL, Pair, Terminated
 
 WINDOW = 16 * 1024
 SMALL = Limits(stream_window_bytes=WINDOW, connection_window_bytes=8 * WINDOW, streams_max=4)
@@ -27,14 +27,14 @@ def drain(driver, stream):
 
 def test_header_proposal_and_first_frame_leave_in_one_datagram():
     pair = Pair().run()
-    stream = pair.client.open(PROTOCOL, FRAME_MAX)
+    stream = pair.client.open(PROTOCOL, FRAMING)
     pair.client.write(stream, b"question")
     assert len(pair.client.datagrams_to_send(pair.now)) == 1
 
 
 def test_a_question_and_its_answer_take_one_round_trip():
     pair = Pair(delay_s=0.05).run()
-    mine = pair.client.open(PROTOCOL, FRAME_MAX)
+    mine = pair.client.open(PROTOCOL, FRAMING)
     pair.client.write(mine, b"question")
     pair.run(0.051)
     theirs = pair.opened()[0]
@@ -50,7 +50,7 @@ def test_frames_arrive_whole_and_in_order_whatever_is_lost(sizes, lost):
     pair = Pair().run()
     numbers = iter(range(10_000))
     pair.is_lost = lambda data: next(numbers) in lost
-    mine = pair.client.open(PROTOCOL, FRAME_MAX)
+    mine = pair.client.open(PROTOCOL, FRAMING)
     sent = [bytes([position]) * size for position, size in enumerate(sizes)]
     for frame in sent:
         pair.client.write(mine, frame)
@@ -94,7 +94,7 @@ def test_a_frame_larger_than_the_window_passes():
 
 def test_unread_streams_together_stay_within_the_connections_window():
     pair = Pair(limits=Limits(stream_window_bytes=WINDOW, connection_window_bytes=2 * WINDOW, streams_max=8)).run()
-    streams = [pair.client.open(PROTOCOL, FRAME_MAX) for _ in range(6)]
+    streams = [pair.client.open(PROTOCOL, FRAMING) for _ in range(6)]
     for stream in streams:
         for _ in range(16):
             pair.client.write(stream, b"x" * 1000)
@@ -177,7 +177,7 @@ def test_a_reader_that_gives_up_stops_the_peers_writing_only():
 
 def test_a_protocol_nobody_serves_resets_the_stream_with_its_code():
     pair = Pair().run()
-    stream = pair.client.open("/unknown/1.0.0", FRAME_MAX)
+    stream = pair.client.open("/unknown/1.0.0", FRAMING)
     pair.client.write(stream, b"question")
     pair.run(0.5)
     assert stream.read_code == WireCode.NEGOTIATION_FAILED
@@ -200,7 +200,7 @@ def test_bytes_that_break_the_framing_reset_the_stream_only(data, ends):
     pair.run(0.5)
     assert pair.server.streams_open == 0
     assert not pair.closed(pair.client) and not pair.closed(pair.server)
-    mine = pair.client.open(PROTOCOL, FRAME_MAX)
+    mine = pair.client.open(PROTOCOL, FRAMING)
     pair.run(0.5)
     theirs = pair.opened()[-1]
     pair.client.write(mine, b"fine")
@@ -219,7 +219,7 @@ def test_a_stream_that_never_names_its_protocol_is_given_up():
 
 def test_streams_beyond_the_peers_limit_wait_and_finished_ones_make_room():
     pair = Pair(limits=SMALL).run()
-    streams = [pair.client.open(PROTOCOL, FRAME_MAX) for _ in range(6)]
+    streams = [pair.client.open(PROTOCOL, FRAMING) for _ in range(6)]
     for stream in streams:
         pair.client.write(stream, b"question")
         pair.client.finish(stream)

@@ -259,7 +259,7 @@ def test_the_last_registration_of_a_protocol_counts():
 
 def test_a_malformed_frame_is_an_error_with_its_peer_and_a_reset_for_the_sender():
     class Broken:
-        id, frame_bytes_max = ECHO.id, ECHO.frame_bytes_max
+        id, frame_bytes_max, fixed_bytes = ECHO.id, ECHO.frame_bytes_max, 0
         encode, size = (lambda self, message: b"\x10\xff"), (lambda self, message: 2)
         decode = staticmethod(ECHO.decode)
 
@@ -276,7 +276,7 @@ def test_a_malformed_frame_is_an_error_with_its_peer_and_a_reset_for_the_sender(
 
 def test_a_malformed_answer_names_who_sent_it():
     class Deaf:
-        id, frame_bytes_max = ECHO.id, ECHO.frame_bytes_max
+        id, frame_bytes_max, fixed_bytes = ECHO.id, ECHO.frame_bytes_max, 0
         encode, size = staticmethod(ECHO.encode), staticmethod(ECHO.size)
 
         def decode(self, data):
