@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from quiver.runtime import Deadline
 from quiver.values.peer import PeerInfo
 from sim.loop import Environment
 from sim.stream import SimStream
+from sim.timeouts import Timeouts, expire
 from sim.trace import RunTrace
 
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2: alpha = 1/8).
@@ -78,6 +78,7 @@ class Network:
         self.connections_max = connections_max
         self.peers_max = peers_max
         self.nodes: dict[PeerId, SimTransport] = {}
+        self.timeouts = Timeouts(env.loop)
 
     def node(self, peer_id: PeerId, *, index: int | None = None) -> SimTransport:
         """A transport for a (re)started node; `index` is its place in the link matrix, by default its number."""
@@ -99,7 +100,8 @@ class SimTransport:
     """The `Transport` port of one simulated node."""
 
     __slots__ = (
-        "network", "peer_id", "index", "up", "answers", "handlers", "_connections", "_rtts", "streams", "_tasks", "_loop",
+        "network", "peer_id", "index", "up", "answers", "handlers", "_connections", "_rtts", "_packed", "streams", "_tasks",
+        "_loop",
     )  # fmt: skip
 
     def __init__(self, network: Network, peer_id: PeerId, index: int) -> None:
@@ -109,8 +111,11 @@ class SimTransport:
         self.up = True
         self.answers: dict[str, Answer] = {}
         self.handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
-        self._connections: OrderedDict[int, float] = OrderedDict()
-        self._rtts: OrderedDict[PeerId, float] = OrderedDict()
+        self._connections: dict[int, float] = {}
+        "Node -> when its connection is ready, least recently used first."
+        self._rtts: dict[PeerId, float] = {}
+        self._packed: tuple[Any, ProtocolSpec, bytes] | None = None
+        "The last question with its bytes: a lookup asks many peers the same."
         self.streams: dict[SimStream, None] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._loop = network.loop
@@ -136,22 +141,32 @@ class SimTransport:
         old = rtts.get(peer)
         rtts[peer] = sample_s if old is None else old + RTT_GAIN * (sample_s - old)
         if old is None and len(rtts) > self.network.peers_max:
-            rtts.popitem(last=False)
+            del rtts[next(iter(rtts))]
+
+    def _pack_question(self, protocol: ProtocolSpec, message: Any) -> tuple[Any, bytes]:
+        """As `Network.pack`; messages are frozen, so the one of last time has the bytes of last time."""
+        packed = self._packed
+        if packed is None or packed[0] is not message or packed[1] is not protocol:
+            packed = self._packed = (message, protocol, protocol.encode(message))
+        data = packed[2]
+        return (protocol.decode(data) if self.network.encoded else message), data
 
     def _setup_s(self, other: SimTransport, now: float) -> float:
         """Handshake time still to wait before a frame can leave for `other`; 0 on a live connection, infinity without a way."""
         connections, index = self._connections, other.index
-        ready_at = connections.get(index)
+        ready_at = connections.pop(index, None)
         if ready_at is not None:
-            connections.move_to_end(index)
+            connections[index] = ready_at
             return ready_at - now if ready_at > now else 0.0
         setup_s = self.network.links.handshake_s(self.index, index, now)
         if setup_s == math.inf:
             return setup_s
+        ready_at = now + setup_s
         for one, two in ((self, other), (other, self)):
-            one._connections[two.index] = now + setup_s
-            if len(one._connections) > self.network.connections_max:
-                one._connections.popitem(last=False)
+            connections = one._connections
+            connections[two.index] = ready_at
+            if len(connections) > self.network.connections_max:
+                del connections[next(iter(connections))]
         return setup_s
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
@@ -164,17 +179,18 @@ class SimTransport:
             return await self._rpc_over_stream(peer, protocol, message, timeout_s)
         now = network.env._now
         setup_s = self._setup_s(other, now)
-        sent, data = network.pack(protocol, message)
-        future: asyncio.Future[Any] = loop.create_future()
+        sent, data = self._pack_question(protocol, message)
+        future: asyncio.Future[Any] = asyncio.Future(loop=loop)
         delay_s = network.links.delay_s(self.index, other.index, len(data), now)
         if setup_s + delay_s != math.inf:
             loop.deliver_at(now + setup_s + delay_s, other._on_question, self, protocol, sent, data, future)
-        timer = loop.call_later(timeout_s, _expire, future, timeout_s)
+        network.timeouts[timeout_s].add(future)
         try:
             answer = await future
         finally:
-            timer.cancel()
-        self._measured(peer, max(network.env._now - now - setup_s, 0.0))
+            network.timeouts.on_done(timeout_s)
+        if network.peers_max:
+            self._measured(peer, max(network.env._now - now - setup_s, 0.0))
         return answer
 
     async def _rpc_over_stream(self, peer: PeerId, protocol: ProtocolSpec, message: Any, timeout_s: float) -> Any:
@@ -235,7 +251,7 @@ class SimTransport:
             future: asyncio.Future[None] = self._loop.create_future()
             if other.up and setup_s != math.inf:
                 self._loop.deliver_at(now + setup_s, _settle, future)
-            timer = self._loop.call_later(timeout_s, _expire, future, timeout_s)
+            timer = self._loop.call_later(timeout_s, expire, future, timeout_s)
             try:
                 await future
             except DeadlineExceeded:
@@ -332,8 +348,3 @@ def _settle(future: asyncio.Future[None]) -> None:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _expire(future: asyncio.Future[Any], timeout_s: float) -> None:
-    if not future.done():
-        future.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s"))

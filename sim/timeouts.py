@@ -1,0 +1,73 @@
+"""Timeouts of rpcs: all that may take equally long wait in one queue, with one heap entry for the oldest of them.
+
+A timer for each rpc would be pushed, cancelled and popped for every message pair, though almost none ever fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from quiver.errors import DeadlineExceeded
+from sim.loop import SimLoop
+
+
+class TimeoutQueue:
+    """Futures that fail `timeout_s` after they were added, unless they are done by then. Oldest first."""
+
+    __slots__ = ("_loop", "_timeout_s", "_waiting", "_timer")
+
+    def __init__(self, loop: SimLoop, timeout_s: float) -> None:
+        self._loop = loop
+        self._timeout_s = timeout_s
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: Any = None
+
+    def add(self, future: asyncio.Future[Any]) -> None:
+        """Start its time."""
+        when = self._loop.env._now + self._timeout_s
+        self._waiting.append((when, future))
+        if self._timer is None:
+            self._timer = self._loop.call_at(when, self._on_due)
+
+    def _on_due(self) -> None:
+        waiting, now = self._waiting, self._loop.env._now
+        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+            expire(waiting.popleft()[1], self._timeout_s)
+        self._timer = self._loop.call_at(waiting[0][0], self._on_due) if waiting else None
+
+    def on_done(self) -> bool:
+        """One of the futures is done: forget it and what it held up. True when none is left: then nothing stays scheduled."""
+        waiting = self._waiting
+        while waiting:
+            if not waiting[0][1].done():
+                return False
+            waiting.popleft()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return True
+
+
+class Timeouts(dict[float, TimeoutQueue]):
+    """A queue for each duration in use."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+
+    def __missing__(self, timeout_s: float) -> TimeoutQueue:
+        queue = self[timeout_s] = TimeoutQueue(self._loop, timeout_s)
+        return queue
+
+    def on_done(self, timeout_s: float) -> None:
+        """A future added with `timeout_s` is done. Durations nobody waits for are forgotten: each may be a different number."""
+        queue = self.get(timeout_s)
+        if queue is not None and queue.on_done():
+            del self[timeout_s]
+
+
+def expire(future: asyncio.Future[Any], timeout_s: float) -> None:
+    """Fail what is not done."""
+    if not future.done():
+        future.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s"))
