@@ -36,7 +36,7 @@ from quiver.live.config import (
     resolve,
 )
 from quiver.live.http.serve import is_loopback, tls_context
-from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.libp2p.host import Host
 from quiver.live.roles import choose_models, make_backend, policy_spec
 from quiver.selection import plugin
 from quiver.values.kad import KadMessage, KadType
@@ -185,7 +185,7 @@ async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_p
             itself = False
         if itself:
             return ok("bootstrap", "this node is the network's only one: it waits for the others")
-    transport = UdpTransport(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0")
+    transport = Host(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0")
     await transport.start()
     try:
         alive, reasons = 0, []

@@ -28,7 +28,7 @@ from quiver.live.config import (
     parse_peer,
     resolve,
 )
-from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace, note
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.live.stores.sqlite import SqliteStore
@@ -74,7 +74,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
             on_event=lambda event: trace.emit(LedgerMoved(at_s=clock.now(), node=keypair.peer_id, event=event)),
         )  # fmt: skip
         stack.push_async_callback(ledger.close)
-        transport = UdpTransport(
+        transport = Host(
             keypair, host=config.transport.host, port=config.transport.port, clock=clock,
             announce=parse_addresses(config.transport.announce, where=str(path)),
             limits=Limits(

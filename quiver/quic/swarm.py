@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from quiver.errors import PeerUnreachable
@@ -56,6 +57,8 @@ class Swarm:
         self.dialers: list[Dialer] = []
         "Most preferred kind first."
         self.is_closed = False
+        self.on_admitted: Callable[[PeerId], None] | None = None
+        "Called with the peer of each new connection."
         self._own = own
         self._clock = clock
         self._loop = loop
@@ -96,6 +99,8 @@ class Swarm:
             self.book.learn(PeerInfo(peer_id=peer_id, addresses=(link.return_address,)), self._clock.now())
         if len(links) > 1:
             self._loop.call_later(DUPLICATE_CHECK_S, self._leave_duplicates, peer_id)
+        elif self.on_admitted is not None:
+            self.on_admitted(peer_id)
         return None
 
     def on_closed(self, link: Link) -> None:

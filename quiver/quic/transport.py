@@ -1,4 +1,4 @@
-"""`Transport` over a `QuicEndpoint`: rpcs, streams and the handlers that serve them.
+"""`Transport` over a swarm: rpcs, streams and the handlers that serve them.
 
 An rpc is one stream: question, answer with the end, then our end. An answer is computed in the turn in which the
 question arrived, without a task.
@@ -26,8 +26,8 @@ from quiver.wire.framing import Framing
 STREAMS_OPEN_MAX = 4096
 
 
-class QuicTransport:
-    """`loop` is the running one by default. `addresses` is what others are told to dial; `ip_version` what `send_datagram` reaches.
+class SwarmTransport:
+    """`loop` is the running one by default. `addresses` is what others are told to dial. Endpoints add themselves to the swarm.
 
     `on_frame(peer, message, payload)` observes each frame when it is handed over.
     """
@@ -36,44 +36,26 @@ class QuicTransport:
         self,
         *,
         peer_id: PeerId,
-        identity: Identity,
         clock: Clock,
-        send_datagram: SendDatagram,
         addresses: tuple[bytes, ...] = (),
-        ip_version: int = 4,
-        limits: Limits | None = None,
         on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.peer_id = peer_id
+        self.addresses = addresses
+        self.framings: dict[str, Framing] = {}
+        "Every protocol that is served."
         self._clock = clock
-        self._addresses = addresses
         self._on_frame = on_frame
         self._handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
         self._answers: dict[str, tuple[ProtocolSpec, Answer]] = {}
-        self._framings: dict[str, Framing] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._loop = loop or asyncio.get_running_loop()
         self.swarm = Swarm(peer_id, clock=clock, loop=self._loop)
-        self._endpoint = QuicEndpoint(
-            swarm=self.swarm,
-            identity=identity,
-            clock=clock,
-            send_datagram=send_datagram,
-            ip_version=ip_version,
-            limits=limits or Limits(),
-            framings=self._framings,
-            on_opened=self._on_opened,
-            loop=self._loop,
-        )
-
-    def receive_datagram(self, data: bytes, address: NetworkAddress) -> None:
-        """Hand in one datagram that arrived for this node."""
-        self._endpoint.receive_datagram(data, address)
 
     def local_info(self) -> PeerInfo:
         """Our peer id and the addresses others may dial."""
-        return PeerInfo(peer_id=self.peer_id, addresses=self._addresses)
+        return PeerInfo(peer_id=self.peer_id, addresses=self.addresses)
 
     def learn(self, info: PeerInfo) -> None:
         """Remember addresses of a peer (bounded, oldest dropped)."""
@@ -87,13 +69,13 @@ class QuicTransport:
         """Run `handler` as a task for each incoming stream; when it raises, the stream is reset."""
         self._answers.pop(protocol.id, None)
         self._handlers[protocol.id] = (protocol, handler)
-        self._framings[protocol.id] = framing_of(protocol)
+        self.framings[protocol.id] = framing_of(protocol)
 
     def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
         """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset."""
         self._handlers.pop(protocol.id, None)
         self._answers[protocol.id] = (protocol, function)
-        self._framings[protocol.id] = framing_of(protocol)
+        self.framings[protocol.id] = framing_of(protocol)
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
         """Ask, and wait for the one answer. `timeout_s` covers the dial."""
@@ -136,7 +118,6 @@ class QuicTransport:
     def abort(self) -> None:
         """Every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first; waits for nobody."""
         self.swarm.close()
-        self._endpoint.close()
         for task in list(self._tasks):
             task.cancel()
 
@@ -161,7 +142,8 @@ class QuicTransport:
             on_frame=self._on_frame,
         )
 
-    def _on_opened(self, link: Link, stream: FrameStream) -> None:
+    def on_opened(self, link: Link, stream: FrameStream) -> None:
+        """A peer opened a stream: called by every endpoint of this node."""
         if (served := self._handlers.get(stream.protocol_id)) is not None:
             protocol, handler = served
             task = self._loop.create_task(self._run(handler, self._wrap(link, stream, protocol)), name=protocol.id)
@@ -216,6 +198,45 @@ class QuicTransport:
     def _report(self, protocol_id: str, error: Exception) -> None:
         """A bug in our own code: the peer sees INTERNAL, the loop's exception handler sees the traceback."""
         self._loop.call_exception_handler({"message": f"serving {protocol_id} failed", "exception": error})
+
+
+class QuicTransport(SwarmTransport):
+    """With one QUIC endpoint; `ip_version` is what `send_datagram` reaches."""
+
+    def __init__(
+        self,
+        *,
+        peer_id: PeerId,
+        identity: Identity,
+        clock: Clock,
+        send_datagram: SendDatagram,
+        addresses: tuple[bytes, ...] = (),
+        ip_version: int = 4,
+        limits: Limits | None = None,
+        on_frame: OnFrame | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(peer_id=peer_id, clock=clock, addresses=addresses, on_frame=on_frame, loop=loop)
+        self._endpoint = QuicEndpoint(
+            swarm=self.swarm,
+            identity=identity,
+            clock=clock,
+            send_datagram=send_datagram,
+            ip_version=ip_version,
+            limits=limits or Limits(),
+            framings=self.framings,
+            on_opened=self.on_opened,
+            loop=self._loop,
+        )
+
+    def receive_datagram(self, data: bytes, address: NetworkAddress) -> None:
+        """Hand in one datagram that arrived for this node."""
+        self._endpoint.receive_datagram(data, address)
+
+    def abort(self) -> None:
+        """Every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first; waits for nobody."""
+        super().abort()
+        self._endpoint.close()
 
 
 def framing_of(protocol: ProtocolSpec) -> Framing:

@@ -125,6 +125,23 @@ def quic_address(host: str, port: int) -> bytes:
     return encode([(IP4 if ip.version == 4 else IP6, ip.packed), (UDP, port.to_bytes(2, "big")), (QUIC_V1, b"")])
 
 
+def tcp_address(host: str, port: int) -> bytes:
+    """`/ip4|ip6/host/tcp/port` of a numeric host."""
+    ip = ipaddress.ip_address(host)
+    return encode([(IP4 if ip.version == 4 else IP6, ip.packed), (TCP, port.to_bytes(2, "big"))])
+
+
+def tcp_endpoint(data: bytes) -> tuple[str, int] | None:
+    """(numeric host, port) of a plain TCP address with a numeric host, with or without /p2p; None for any other address."""
+    try:
+        parts = decode(data)
+    except MalformedMessage:
+        return None
+    if [code for code, _ in parts] not in ([IP4, TCP], [IP6, TCP], [IP4, TCP, P2P], [IP6, TCP, P2P]):
+        return None
+    return str(ipaddress.ip_address(parts[0][1])), int.from_bytes(parts[1][1], "big")
+
+
 def quic_endpoint(data: bytes) -> tuple[str, int] | None:
     """(numeric host, port) of a QUIC v1 address with a numeric host, with or without /p2p; None for any other address."""
     try:

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from quiver.errors import WireCode
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import peer_id_text
-from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.libp2p.host import Host
 from quiver.ports import Stream
+from quiver.quic.events import Limits
 from quiver.wire.framing import encode_frame
 from quiver.wire.multiaddr import to_text
 
@@ -23,6 +24,7 @@ class RawFrames:
     """Frames of plain bytes."""
 
     frame_bytes_max = 64 * 1024
+    fixed_bytes = 0
 
     def __init__(self, protocol_id: str) -> None:
         self.id = protocol_id
@@ -55,7 +57,7 @@ class Seen:
         self.errors: list[Exception] = []
 
 
-def serve(node: UdpTransport) -> Seen:
+def serve(node: Host) -> Seen:
     """Serve the protocols of the tests."""
     seen = Seen()
 
@@ -87,9 +89,9 @@ def serve(node: UdpTransport) -> Seen:
 
 
 @asynccontextmanager
-async def opened(host: str = "127.0.0.1") -> AsyncIterator[UdpTransport]:
+async def opened(host: str = "127.0.0.1", *, limits: Limits | None = None) -> AsyncIterator[Host]:
     """A node of ours with a key of its own, listening."""
-    node = UdpTransport(KeyPair(os.urandom(32)), host=host)
+    node = Host(KeyPair(os.urandom(32)), host=host, limits=limits)
     await node.start()
     try:
         yield node
@@ -97,6 +99,6 @@ async def opened(host: str = "127.0.0.1") -> AsyncIterator[UdpTransport]:
         await node.close()
 
 
-def address(node: UdpTransport) -> str:
+def address(node: Host) -> str:
     """Where a foreign peer dials it."""
     return f"{to_text(node.local_info().addresses[0])}/p2p/{peer_id_text(node.peer_id)}"

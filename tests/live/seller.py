@@ -9,7 +9,7 @@ from quiver.errors import PeerError, Unavailable
 from quiver.identity.keys import KeyPair
 from quiver.identity.signing import ack_digest, ack_domain, next_head, receipt_digest
 from quiver.ids import compute_channel_id
-from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.libp2p.host import Host
 from quiver.quic.events import Limits
 from quiver.runtime import Deadline
 from quiver.values.frames import AskProof, Ingested, SubmitReceipts
@@ -29,7 +29,7 @@ class Seller:
 
     def __init__(self, number, payer):
         self.keys, self.payer = KeyPair(bytes([number]) * 32), payer
-        self.transport = UdpTransport(self.keys, limits=LIMITS)
+        self.transport = Host(self.keys, limits=LIMITS)
         self.acknowledged, self.heads = {}, {0: ChannelHead()}
         self.repeated = 0
         "Batches that were durable although their answer was lost."

@@ -11,7 +11,7 @@ from quiver.errors import PeerUnreachable, UsageError
 from quiver.identity.keys import KeyPair
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p import udp
-from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.libp2p.host import Host, Kind
 from quiver.quic.events import Limits
 from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import from_text, quic_address, to_text
@@ -19,7 +19,7 @@ from tests.conformance.transport_suite import ECHO, Note
 
 
 def node(number, **options):
-    return UdpTransport(KeyPair(bytes([number]) * 32), **options)
+    return Host(KeyPair(bytes([number]) * 32), kinds=(Kind.QUIC,), **options)
 
 
 async def question(a, b):
@@ -94,13 +94,13 @@ def test_a_full_socket_queues_a_bounded_number_of_datagrams_and_sends_them_later
         a, b = node(1), node(2)
         await a.start()
         await b.start()
-        full = a._socket = Full(a._socket)
+        full = a._udp._socket = Full(a._udp._socket)
         for _ in range(5):
-            a._send(b"x", ("127.0.0.1", b.port))
-        assert len(a._waiting) == 3 and a.datagrams_lost == 2
+            a._udp.send(b"x", ("127.0.0.1", b.port))
+        assert len(a._udp._waiting) == 3 and a.datagrams_lost == 2
         full.is_full = False
         assert await question(a, b) == 2
-        assert not a._waiting
+        assert not a._udp._waiting
         await a.close()
         await b.close()
 
@@ -121,7 +121,7 @@ def test_a_dial_that_runs_out_of_time_is_an_unreachable_peer():
     async def story():
         silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         silent.bind(("127.0.0.1", 0))
-        node = UdpTransport(KeyPair(b"a" * 32), limits=Limits(handshake_timeout_s=5.0))
+        node = Host(KeyPair(b"a" * 32), kinds=(Kind.QUIC,), limits=Limits(handshake_timeout_s=5.0))
         await node.start()
         try:
             address = quic_address("127.0.0.1", silent.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The Transport suite on real UDP loopback: aioquic, libp2p TLS, multistream-select."""
+"""The Transport suite on real loopback: QUIC over UDP, and TLS with yamux over TCP."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import msgspec
 import pytest
 
 from quiver.identity.keys import KeyPair
-from quiver.live.libp2p.udp import UdpTransport
+from quiver.live.libp2p.host import Host, Kind
 from quiver.quic.events import Limits
+from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
 from tests.conformance.transport_suite import TransportSuite
 
 # A crashed peer is given up after this silence; the default of 30 s would only make the tests slow.
 LIMITS = Limits(idle_timeout_s=1.0, handshake_timeout_s=1.0)
 
 
-class UdpNet:
-    def __init__(self):
+class LoopbackNet:
+    def __init__(self, *kinds):
+        self.kinds = kinds
+        self.window_bytes_min = INITIAL_WINDOW_BYTES if kinds == (Kind.TCP,) else 0
         self.limits = LIMITS
         self.nodes = []
         self.errors = []
@@ -36,7 +39,7 @@ class UdpNet:
         assert not self.errors
 
     async def node(self):
-        node = UdpTransport(KeyPair(bytes([len(self.nodes) + 1]) * 32), limits=self.limits)
+        node = Host(KeyPair(bytes([len(self.nodes) + 1]) * 32), kinds=self.kinds, limits=self.limits)
         await node.start()
         self.nodes.append(node)
         return node
@@ -61,4 +64,10 @@ class UdpNet:
 class TestQuicTransport(TransportSuite):
     @pytest.fixture
     def net(self):
-        return UdpNet()
+        return LoopbackNet(Kind.QUIC)
+
+
+class TestTcpTransport(TransportSuite):
+    @pytest.fixture
+    def net(self):
+        return LoopbackNet(Kind.TCP)

@@ -1,0 +1,265 @@
+"""TCP under a swarm, for networks that let no UDP through: sockets on one side, `TcpDriver` on the other.
+
+What a slow peer makes us hold is bounded: while its socket is full nothing more is encrypted for it, and yamux stops the writers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+
+from quiver.errors import UsageError
+from quiver.ids import PeerId
+from quiver.live.libp2p.tcp_driver import TcpDriver
+from quiver.ports import Clock
+from quiver.quic.certificate import Identity
+from quiver.quic.endpoint import OnOpened
+from quiver.quic.events import FrameStream, Limits
+from quiver.quic.link import Link
+from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
+from quiver.quic.swarm import Swarm
+from quiver.quic.tls import make_judge
+from quiver.wire.framing import Framing
+from quiver.wire.multiaddr import tcp_address, tcp_endpoint
+
+# The kernel holds this much that the peer does not read before we stop encrypting for it.
+WRITE_BUFFER_BYTES = 256 * 1024
+
+
+class TcpEndpoint:
+    """`framings` may grow while it runs; `on_opened` gets each incoming stream."""
+
+    def __init__(
+        self, *, swarm: Swarm, identity: Identity, clock: Clock, ip_version: int, limits: Limits,
+        framings: dict[str, Framing], on_opened: OnOpened, loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self._swarm = swarm
+        self._identity = identity
+        self._clock = clock
+        self._ip_version = ip_version
+        self._limits = limits
+        self._framings = framings
+        self._on_opened = on_opened
+        self._loop = loop
+        self._judge = make_judge(clock.utc_ms)
+        self._wires: dict[Link, TcpWire] = {}
+        self._connecting: dict[asyncio.Task[None], None] = {}
+        self._to_flush: dict[Link, None] = {}
+        self._server: asyncio.Server | None = None
+        self.address: tuple[str, int] = ("", 0)
+        "What was bound."
+        swarm.dialers.append(self)
+
+    async def listen(self, host: str, port: int) -> None:
+        """Bind and listen at `address`. `UsageError` where that is not possible."""
+        try:
+            self._server = await self._loop.create_server(partial(TcpWire, self, None), host, port)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on TCP {host} port {port}: {error}; choose another host or port"
+            ) from error
+        self.address = self._server.sockets[0].getsockname()[:2]
+
+    # ---- dialling
+
+    def can_dial(self, address: bytes) -> bool:
+        """A plain TCP address of our IP version."""
+        where = tcp_endpoint(address)
+        return where is not None and (":" in where[0]) == (self._ip_version == 6)
+
+    def dial(self, address: bytes, peer: PeerId) -> Link:
+        """Start a connection; `link.ready` tells how it went."""
+        where = tcp_endpoint(address)
+        assert where is not None, "can_dial() comes first"
+        link = self.add_link(where, is_dialled=True, expected_peer=peer)
+        task = self._loop.create_task(self._connect(link, where))
+        self._connecting[task] = None
+        task.add_done_callback(lambda done: self._connecting.pop(done, None))
+        return link
+
+    async def _connect(self, link: Link, where: tuple[str, int]) -> None:
+        try:
+            async with self._clock.deadline(self._limits.handshake_timeout_s):
+                await self._loop.create_connection(partial(TcpWire, self, link), *where)
+        except Exception as error:
+            self._driver(link).end_of_input(str(error) or type(error).__name__)
+            link.pump()
+
+    def give_up(self, link: Link) -> None:
+        """Another address was quicker."""
+        link.close(CLOSE_SUPPLANTED, "another address was quicker")
+
+    # ---- connections
+
+    def add_link(self, address: tuple[str, int], *, is_dialled: bool, expected_peer: PeerId | None = None) -> Link:
+        """A connection begins. An incoming one comes from a port nobody listens on."""
+        now = self._clock.now()
+        driver = TcpDriver(
+            self._identity, is_dialer=is_dialled, judge=self._judge, expected_peer=expected_peer, limits=self._limits,
+            framings=self._framings, now=now,
+        )  # fmt: skip
+        link = Link(
+            driver, address, owner=self, is_dialled=is_dialled,
+            return_address=tcp_address(*address) if is_dialled else None, loop=self._loop, clock=self._clock,
+        )  # fmt: skip
+        self._swarm.add(link)
+        link.arm(now)
+        return link
+
+    def has_room(self, host: str) -> bool:
+        """One more incoming connection from `host` is within the limits."""
+        return not self._swarm.is_closed and self._swarm.has_room(host)
+
+    def attach(self, link: Link, wire: TcpWire) -> None:
+        """The socket of a link is there."""
+        self._wires[link] = wire
+        self.transmit_soon(link)
+
+    def receive(self, link: Link, data: bytes) -> None:
+        """Bytes of a link."""
+        self._driver(link).receive(data, self._clock.now())
+        link.pump()
+        self.transmit_soon(link)
+
+    def lost(self, link: Link, reason: str) -> None:
+        """The socket of a link is gone."""
+        self._wires.pop(link, None)
+        self._driver(link).end_of_input(reason)
+        link.pump()
+
+    def _driver(self, link: Link) -> TcpDriver:
+        assert isinstance(link.driver, TcpDriver)
+        return link.driver
+
+    def transmit_soon(self, link: Link) -> None:
+        """Send what the link has at the end of this turn of the loop."""
+        if not self._to_flush:
+            self._loop.call_soon(self._flush)
+        self._to_flush[link] = None
+
+    def _flush(self) -> None:
+        links, self._to_flush = self._to_flush, {}
+        now = self._clock.now()
+        for link in links:
+            self._send(link)
+            if not link.driver.is_closed:
+                link.arm(now)
+
+    def _send(self, link: Link) -> None:
+        wire = self._wires.get(link)
+        if wire is None:
+            return
+        if not wire.is_full:
+            wire.write(self._driver(link).data_to_send())
+            # Room for senders that waited.
+            link.pump()
+        if link.driver.is_closed:
+            wire.close()
+
+    def on_timer(self, link: Link) -> None:
+        """The link's timer is due."""
+        link.driver.handle_timer(self._clock.now())
+        link.pump()
+        self.transmit_soon(link)
+
+    async def close(self) -> None:
+        """Send the goodbyes, close every socket and the port."""
+        for task in list(self._connecting):
+            task.cancel()
+        self._flush()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    def abort(self) -> None:
+        """Drop every socket without a word."""
+        for wire in list(self._wires.values()):
+            wire.abort()
+
+    # ---- what links say
+
+    def on_connected(self, link: Link, peer_id: PeerId) -> None:
+        """`link` proved to be `peer_id`."""
+        refusal = self._swarm.admit(link, peer_id)
+        if refusal is not None:
+            link.driver.close(CLOSE_RESOURCE_LIMIT, refusal)
+
+    def on_opened(self, link: Link, stream: FrameStream) -> None:
+        """The peer opened a stream."""
+        self._on_opened(link, stream)
+
+    def on_closed(self, link: Link) -> None:
+        """`link` ended: nobody new gets it."""
+        self._swarm.on_closed(link)
+        if link not in self._wires:
+            self.on_terminated(link)
+
+    def on_terminated(self, link: Link) -> None:
+        """The socket is gone: forget the link."""
+        link.disarm()
+        self._swarm.remove(link)
+
+    def on_route(self, link: Link, connection_id: bytes, *, is_added: bool) -> None:
+        """TCP has no connection ids."""
+        raise AssertionError("a TCP driver announces no routes")
+
+
+class TcpWire(asyncio.Protocol):
+    """One socket of an endpoint; `link` is None for an incoming one until it is there."""
+
+    def __init__(self, endpoint: TcpEndpoint, link: Link | None) -> None:
+        self._endpoint = endpoint
+        self._link = link
+        self._transport: asyncio.Transport | None = None
+        self.is_full = False
+        "The peer does not read what is in the kernel's buffer and ours."
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host, port = transport.get_extra_info("peername")[:2]
+        if self._link is None:
+            if not self._endpoint.has_room(host):
+                transport.abort()
+                return
+            self._link = self._endpoint.add_link((host, port), is_dialled=False)
+        self._endpoint.attach(self._link, self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        if self._link is not None:
+            self._endpoint.receive(self._link, data)
+
+    def pause_writing(self) -> None:
+        """The buffer is full."""
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self.is_full = False
+        if self._link is not None:
+            self._endpoint.transmit_soon(self._link)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        if self._link is not None:
+            self._endpoint.lost(self._link, str(exc) if exc else "the peer closed the connection")
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the kernel."""
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Flush, then close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,129 @@
+"""TLS 1.3 with libp2p's authentication over a byte stream, without I/O (libp2p specs, tls; for TCP).
+
+Both sides show exactly one certificate, judged inside the handshake; OpenSSL sends the alert when it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from OpenSSL import SSL
+
+from quiver.errors import PeerError, WireCode
+from quiver.ids import PeerId
+from quiver.quic.certificate import BadCertificate, Identity
+from quiver.quic.tls import ALPN, Judge
+
+READ_BYTES = 64 * 1024
+
+
+class TlsFailed(PeerError):
+    """The handshake failed, or the encrypted stream was damaged."""
+
+    wire_code = WireCode.BAD_SIGNATURE
+
+
+class TlsSession:
+    """One side. `protocols` are offered in ALPN, best first; the last must be `libp2p`."""
+
+    def __init__(
+        self, identity: Identity, *, is_client: bool, judge: Judge, expected_peer: PeerId | None, protocols: Sequence[str]
+    ) -> None:  # fmt: skip
+        self.remote_peer: PeerId | None = None
+        "Set once the peer's certificate was judged."
+        self.is_established = False
+        self._judge = judge
+        self._expected_peer = expected_peer
+        self._refusal: str | None = None
+        self._tls = SSL.Connection(self._context(identity, is_client, [name.encode() for name in protocols]), None)
+        if is_client:
+            self._tls.set_connect_state()
+        else:
+            self._tls.set_accept_state()
+
+    def _context(self, identity: Identity, is_client: bool, protocols: list[bytes]) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        # Resumption would skip the certificates.
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_options(SSL.OP_NO_TICKET)
+        context.use_certificate(identity.certificate)
+        context.use_privatekey(identity.private_key)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._on_certificate)
+        if is_client:
+            context.set_alpn_protos(protocols)
+        else:
+            context.set_alpn_select_callback(
+                lambda _, offered: next((name for name in protocols if name in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
+            )
+        return context
+
+    def _on_certificate(self, _connection: object, shown: object, _error: int, depth: int, _ok: int) -> bool:
+        """OpenSSL asks once for each certificate, the peer's own last."""
+        try:
+            if depth > 0:
+                raise BadCertificate("exactly one certificate may be shown")
+            peer_id = self._judge(shown.to_cryptography())  # type: ignore[attr-defined]
+            if self._expected_peer is not None and self._expected_peer != peer_id:
+                raise BadCertificate("another peer id than the one that was dialled")
+        except BadCertificate as error:
+            self._refusal = str(error)
+            return False
+        self.remote_peer = peer_id
+        return True
+
+    @property
+    def protocol(self) -> str:
+        """What ALPN agreed on; `libp2p` also where the peer names nothing."""
+        return bytes(self._tls.get_alpn_proto_negotiated()).decode() or ALPN
+
+    def receive(self, data: bytes) -> bytes:
+        """Feed what arrived; returns what the peer wrote. `TlsFailed` ends the connection: still send `data_to_send`."""
+        if data:
+            self._tls.bio_write(data)
+        self._handshake()
+        if not self.is_established:
+            return b""
+        plain = bytearray()
+        try:
+            while True:
+                plain += self._tls.recv(READ_BYTES)
+        except (SSL.WantReadError, SSL.ZeroReturnError):
+            return bytes(plain)
+        except SSL.Error as error:
+            # A refusal of our certificate arrives after our own handshake was done.
+            raise TlsFailed(f"TLS: {_reason(error)}") from error
+
+    def _handshake(self) -> None:
+        if self.is_established:
+            return
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            return
+        except SSL.Error as error:
+            raise TlsFailed(f"TLS: {self._refusal or _reason(error)}") from error
+        if len(self._tls.get_peer_cert_chain() or ()) > 1:
+            raise TlsFailed("TLS: exactly one certificate may be shown")
+        assert self.remote_peer is not None, "no handshake completes without a certificate that was judged"
+        self.is_established = True
+
+    def write(self, data: bytes) -> None:
+        """Encrypt; after the handshake only."""
+        if data:
+            self._tls.sendall(data)
+
+    def data_to_send(self) -> bytes:
+        """Everything to write to the network now."""
+        out = bytearray()
+        try:
+            while True:
+                out += self._tls.bio_read(READ_BYTES)
+        except SSL.WantReadError:
+            return bytes(out)
+
+
+def _reason(error: SSL.Error) -> str:
+    """OpenSSL's own words."""
+    queue = error.args[0] if error.args else ()
+    return "; ".join(str(entry[-1]) for entry in queue) if queue else "the stream was damaged"
