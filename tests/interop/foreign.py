@@ -36,9 +36,10 @@ class CommandFailed(Exception):
 
 
 class ForeignPeer:
-    """One process. `peer` is its peer id as text, `addresses` are its multiaddrs."""
+    """One process. `peer` is its peer id as text, `addresses` are its multiaddrs; `kind` is js or py."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, kind: str, process: Process) -> None:
+        self.kind = kind
         self._process = process
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -47,12 +48,12 @@ class ForeignPeer:
         self.ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def start(cls, command: list[str], **options: Any) -> ForeignPeer:
+    async def start(cls, kind: str, command: list[str], **options: Any) -> ForeignPeer:
         """Start the program and wait until it listens."""
         process = await asyncio.create_subprocess_exec(
             *command, json.dumps(options), stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=LINE_BYTES_MAX
         )
-        peer = cls(process)
+        peer = cls(kind, process)
         try:
             await peer._until(peer.ready, START_S, "to start")
         except BaseException:
@@ -62,11 +63,11 @@ class ForeignPeer:
 
     @property
     def peer(self) -> str:
-        return self.ready.result()["peer"]
+        return str(self.ready.result()["peer"])
 
     @property
     def addresses(self) -> list[str]:
-        return self.ready.result()["addresses"]
+        return list(self.ready.result()["addresses"])
 
     def address(self, start: str, has: str = "/") -> str:
         """Its address that begins with `start` and has `has` in it."""
@@ -107,7 +108,9 @@ class ForeignPeer:
             async with asyncio.timeout(seconds):
                 return await answer
         except (TimeoutError, EOFError) as error:
-            raise AssertionError(f"the peer took too long {what}, or left; it said:\n" + "\n".join(self._stderr)) from error
+            raise AssertionError(
+                f"the peer took too long {what}, or left; it said:\n" + "\n".join(self._stderr)
+            ) from error
 
     async def _read_answers(self) -> None:
         assert self._process.stdout is not None

@@ -9,6 +9,7 @@ import pytest
 
 from quiver.errors import PeerUnreachable, StreamReset, WireCode
 from quiver.identity.peer_id import parse_peer_id, peer_id_text
+from quiver.quic.events import Limits
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import encode_frame
 from quiver.wire.multiaddr import from_text
@@ -159,8 +160,11 @@ def test_a_protocol_it_does_not_serve_is_refused_by_name(run, other):
     async def story():
         async with opened() as node:
             node.learn(other.info())
+            stream = await node.open(other.info().peer_id, NOBODYS, timeout_s=TIMEOUT_S)
+            await stream.send(b"question")
+            # Our end would make js-libp2p reset the stream, and the reset may overtake its "na".
             with pytest.raises(StreamReset) as ending:
-                await ask(node, other, NOBODYS)
+                await stream.receive()
             assert ending.value.code == WireCode.NEGOTIATION_FAILED
             assert await ask(node, other, ECHO) == [b"question"]
 
@@ -204,12 +208,13 @@ def test_it_dials_us_nine_times_in_a_row(run, other):
     run(story())
 
 
-def test_beyond_five_connections_a_second_js_hangs_up_and_we_say_so(run, start):
-    """Its own default. The handshake has ended by then, so the stream is what fails."""
+def test_a_peer_that_vanishes_right_after_its_handshake_is_a_clean_failure(run, start):
+    """js-libp2p lets 5 connections a second of a host in; it drops others after their handshake, most without a word."""
     js = start("js", inbound_per_second=5)
+    limits = Limits(idle_timeout_s=2.0)
 
     async def one():
-        async with opened() as node:
+        async with opened(limits=limits) as node:
             node.learn(js.info())
             try:
                 return await ask(node, js, ECHO) == [b"question"]
@@ -218,7 +223,8 @@ def test_beyond_five_connections_a_second_js_hangs_up_and_we_say_so(run, start):
 
     async def story():
         served = await asyncio.gather(*[one() for _ in range(9)])
-        assert served.count(True) == 5
+        assert served.count(True) >= 5
+        # The second is over.
         await asyncio.sleep(1.1)
         assert await one()
 
@@ -246,7 +252,8 @@ def test_it_refuses_us_when_it_dialled_another(run, other):
             wrong = address(node).replace(peer_id_text(node.peer_id), peer_id_text(another.peer_id))
             with pytest.raises(CommandFailed) as refusal:
                 await other.call("dial", address=wrong)
-            assert refusal.value.name in ("DialError", "UnexpectedPeerError", "AggregateError", "SwarmException")
+            assert peer_id_text(another.peer_id) in refusal.value.message
+            await dialled(node, other)
 
     run(story())
 

@@ -52,6 +52,9 @@ async def chunks(stream):
         try:
             data = await muxed.read(READ_BYTES)
         except MuxedStreamEOF:
+            # yamux says so after a reset too.
+            if getattr(muxed, "reset_received", False):
+                raise
             data = b""
         except QUICStreamClosedError:
             if muxed.is_reset():
@@ -200,6 +203,9 @@ class Commands:
         agreed = stream.get_protocol()
         await stream.close()
         return agreed
+
+    async def join(self, peer):
+        return await self.dht.add_peer(ID.from_string(peer))
 
     async def find_peer(self, peer):
         found = await self.dht.find_peer(ID.from_string(peer))
