@@ -76,7 +76,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
         stack.push_async_callback(ledger.close)
         transport = Host(
             keypair, host=config.transport.host, port=config.transport.port, clock=clock,
-            announce=parse_addresses(config.transport.announce, where=str(path)),
+            announce=parse_addresses(config.transport.announce, where=str(path)), network=network.compute_hash()[:16],
             limits=Limits(
                 stream_window_bytes=network.params.stream_window_bytes, streams_max=network.params.streams_per_peer_max,
                 idle_timeout_s=config.transport.idle_timeout_s, handshake_timeout_s=network.params.dial_timeout_s,

@@ -18,7 +18,9 @@ from quiver.wire.framing import Framing
 from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
 
 # libp2p's connection close codes (libp2p specs, error codes).
-CLOSE_RESOURCE_LIMIT, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLANTED, CLOSE_SHUTDOWN = 0x1001, 0x1003, 0x1004, 0x1006
+CLOSE_RESOURCE_LIMIT, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLANTED, CLOSE_SHUTDOWN, CLOSE_GATED = (
+    0x1001, 0x1003, 0x1004, 0x1006, 0x1007
+)  # fmt: skip
 NEGOTIATION_TIMEOUT_S = 10.0
 
 

@@ -132,6 +132,11 @@ class Swarm:
         """Everyone we are connected to, in the order they came."""
         return tuple(self._by_peer)
 
+    def close_peer(self, peer: PeerId, code: int, reason: str) -> None:
+        """End every connection to a peer."""
+        for link in list(self._by_peer.get(peer, ())):
+            link.close(code, reason)
+
     def link_to(self, peer: PeerId) -> Link | None:
         """The connection in use. Of two, both ends choose the one that the smaller peer id dialled, then the oldest."""
         links = self._by_peer.get(peer)

@@ -24,11 +24,14 @@ from quiver.wire.framing import Framing
 
 # Streams we hold open towards one peer before `open` says Busy; those beyond the peer's own limit wait inside aioquic.
 STREAMS_OPEN_MAX = 4096
+# Ids of our own protocols begin with this.
+OURS = "/quiver/"
 
 
 class SwarmTransport:
     """`loop` is the running one by default. `addresses` is what others are told to dial. Endpoints add themselves to the swarm.
 
+    `network` goes into the id of each protocol of ours: a peer of another network finds that nothing is served here.
     `on_frame(peer, message, payload)` observes each frame when it is handed over.
     """
 
@@ -38,11 +41,13 @@ class SwarmTransport:
         peer_id: PeerId,
         clock: Clock,
         addresses: tuple[bytes, ...] = (),
+        network: str = "",
         on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.peer_id = peer_id
         self.addresses = addresses
+        self._prefix = f"{OURS}{network}/" if network else OURS
         self.framings: dict[str, Framing] = {}
         "Every protocol that is served."
         self._clock = clock
@@ -67,15 +72,21 @@ class SwarmTransport:
 
     def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
         """Run `handler` as a task for each incoming stream; when it raises, the stream is reset."""
-        self._answers.pop(protocol.id, None)
-        self._handlers[protocol.id] = (protocol, handler)
-        self.framings[protocol.id] = framing_of(protocol)
+        wire_id = self.wire_id(protocol)
+        self._answers.pop(wire_id, None)
+        self._handlers[wire_id] = (protocol, handler)
+        self.framings[wire_id] = framing_of(protocol)
 
     def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
         """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset."""
-        self._handlers.pop(protocol.id, None)
-        self._answers[protocol.id] = (protocol, function)
-        self.framings[protocol.id] = framing_of(protocol)
+        wire_id = self.wire_id(protocol)
+        self._handlers.pop(wire_id, None)
+        self._answers[wire_id] = (protocol, function)
+        self.framings[wire_id] = framing_of(protocol)
+
+    def wire_id(self, protocol: ProtocolSpec) -> str:
+        """The protocol's id as peers of this network name it; libp2p's own protocols belong to no network."""
+        return protocol.id.replace(OURS, self._prefix, 1) if protocol.id.startswith(OURS) else protocol.id
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
         """Ask, and wait for the one answer. `timeout_s` covers the dial."""
@@ -130,7 +141,7 @@ class SwarmTransport:
     def _open(self, link: Link, protocol: ProtocolSpec) -> PeerStream:
         if link.driver.streams_open >= STREAMS_OPEN_MAX:
             raise Busy(f"{STREAMS_OPEN_MAX} streams are open to one peer; wait for some to end")
-        stream = link.driver.open(protocol.id, framing_of(protocol))
+        stream = link.driver.open(self.wire_id(protocol), framing_of(protocol))
         return self._wrap(link, stream, protocol)
 
     def _wrap(self, link: Link, stream: FrameStream, protocol: ProtocolSpec) -> PeerStream:
@@ -213,10 +224,13 @@ class QuicTransport(SwarmTransport):
         addresses: tuple[bytes, ...] = (),
         ip_version: int = 4,
         limits: Limits | None = None,
+        network: str = "",
         on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(peer_id=peer_id, clock=clock, addresses=addresses, on_frame=on_frame, loop=loop)
+        super().__init__(
+            peer_id=peer_id, clock=clock, addresses=addresses, network=network, on_frame=on_frame, loop=loop
+        )  # fmt: skip
         self._endpoint = QuicEndpoint(
             swarm=self.swarm,
             identity=identity,

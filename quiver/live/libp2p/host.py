@@ -24,7 +24,9 @@ from quiver.quic import certificate
 from quiver.quic.certificate import Identity
 from quiver.quic.events import Limits
 from quiver.quic.stream import PeerStream
-from quiver.quic.transport import QuicTransport, SwarmTransport
+from quiver.quic.streams import CLOSE_GATED
+from quiver.quic.transport import OURS, QuicTransport, SwarmTransport
+from quiver.values.identify import Identify
 from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import quic_address, tcp_address
 
@@ -44,7 +46,8 @@ BOTH = (Kind.QUIC, Kind.TCP)
 class Host:
     """`await start()` binds `port` for UDP and TCP; 0 lets the kernel choose.
 
-    `announce` are the binary multiaddrs others are told to dial; by default those that were bound.
+    `announce` are the binary multiaddrs others are told to dial; by default those that were bound. `network` is a hash: nodes
+    of other networks are told so and left; strangers who speak none of our protocols may stay.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Host:
         port: int = 0,
         announce: tuple[bytes, ...] = (),
         kinds: Sequence[Kind] = BOTH,
+        network: str = "",
         clock: Clock | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -67,6 +71,7 @@ class Host:
         self._host = host
         self._port = port
         self._announce = announce
+        self._network = network
         self._clock = clock or LiveClock()
         self._udp: UdpSocket | None = None
         self._tcp: TcpEndpoint | None = None
@@ -96,15 +101,16 @@ class Host:
             self, self._keypair, self._clock, protocols=self._served, observed=self._observed, loop=loop
         )
         self.pings = PingService(self, self._clock)
+        self.identify.listeners.append(self._check_network)
         self._started.swarm.on_admitted = self.identify.ask_soon
 
     def _make_transport(self, identity: Identity, loop: asyncio.AbstractEventLoop) -> SwarmTransport:
         if Kind.QUIC not in self.kinds:
-            return SwarmTransport(peer_id=self.peer_id, clock=self._clock, loop=loop)
+            return SwarmTransport(peer_id=self.peer_id, clock=self._clock, network=self._network, loop=loop)
         self._udp = UdpSocket(self._host, self._port, loop)
         return QuicTransport(
             peer_id=self.peer_id, identity=identity, clock=self._clock, send_datagram=self._udp.send,
-            ip_version=self._udp.ip_version, limits=self.limits, loop=loop,
+            ip_version=self._udp.ip_version, limits=self.limits, network=self._network, loop=loop,
         )  # fmt: skip
 
     async def _listen_tcp(self, transport: SwarmTransport, identity: Identity, loop: asyncio.AbstractEventLoop) -> None:
@@ -120,6 +126,14 @@ class Host:
             if self._port:
                 raise
             await self._tcp.listen(self._host, 0)
+
+    def _check_network(self, peer: PeerId, told: Identify) -> None:
+        """Two networks never mix: neither finds a protocol of the other, and here both learn why."""
+        ours = f"{OURS}{self._network}/"
+        theirs = [protocol for protocol in told.protocols if protocol.startswith(OURS)]
+        if self._network and theirs and not any(protocol.startswith(ours) for protocol in theirs):
+            reason = f"another network: {self._network} here, {theirs[0].split('/')[2]} there"
+            self._transport.swarm.close_peer(peer, CLOSE_GATED, reason)
 
     def _bound(self) -> tuple[bytes, ...]:
         """A node bound to all interfaces cannot know its outer address: without `announce` it is reached by nobody new."""

@@ -1,0 +1,161 @@
+"""A libp2p host on loopback: identify, ping, QUIC and TCP side by side, networks that do not mix."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from quiver.errors import PeerUnreachable, StreamReset, UsageError, WireCode
+from quiver.identity.keys import KeyPair
+from quiver.live.libp2p.host import Host, Kind
+from quiver.quic import swarm
+from quiver.values.peer import PeerInfo
+from quiver.wire import multiaddr
+from quiver.wire.envelope import open_peer_record
+from quiver.wire.ping import PING
+from tests.conformance.transport_suite import ECHO, Note
+
+
+def play(story, *options):
+    """`story(*hosts)`, one host for each dict of options; each answers ECHO, and all are closed at the end."""
+
+    async def main():
+        hosts = [Host(KeyPair(bytes([number + 1]) * 32), **each) for number, each in enumerate(options)]
+        try:
+            for host in hosts:
+                await host.start()
+                host.answer(ECHO, lambda peer, note: note)
+            return await story(*hosts)
+        finally:
+            for host in hosts:
+                await host.close()
+
+    return asyncio.run(main())
+
+
+async def ask(a, b, number=1):
+    return (await a.rpc(b.peer_id, ECHO, Note(number=number), timeout_s=5)).number
+
+
+async def known(a, b):
+    for _ in range(100):
+        if b.peer_id in a.identify.known:
+            return a.identify.known[b.peer_id]
+        await asyncio.sleep(0.02)
+    raise AssertionError("identify did not come")
+
+
+def kind_in_use(a, b):
+    address = a._transport.swarm.link_to(b.peer_id).return_address
+    return Kind.TCP if multiaddr.tcp_endpoint(address) else Kind.QUIC
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_both_sides_learn_what_the_other_proves(kind):
+    async def story(a, b):
+        a.learn(b.local_info())
+        await ask(a, b)
+        for one, other in ((a, b), (b, a)):
+            told = await known(one, other)
+            assert told.listen_addresses == other.local_info().addresses
+            assert {ECHO.id, "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0"} == set(told.protocols)
+            record = open_peer_record(told.signed_peer_record)
+            assert (record.peer_id, record.addresses) == (other.peer_id, other.local_info().addresses)
+        # B sees A where A listens over QUIC; over TCP it came from a port of its own.
+        observed = a.identify.known[b.peer_id].observed_address
+        assert (observed in a.local_info().addresses) == (kind is Kind.QUIC)
+
+    play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_ping(kind):
+    async def story(a, b):
+        a.learn(b.local_info())
+        assert 0.0 < await a.pings.ping(b.peer_id) < 1.0
+        # A connection found by A serves B as well.
+        assert 0.0 < await b.pings.ping(a.peer_id) < 1.0
+
+    play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
+
+
+def test_a_third_ping_stream_of_one_peer_is_refused():
+    async def story(a, b):
+        a.learn(b.local_info())
+        streams = [await a.open(b.peer_id, PING, timeout_s=5) for _ in range(3)]
+        for stream in streams:
+            await stream.send(bytes(32))
+        assert [await stream.receive() for stream in streams[:2]] == [bytes(32)] * 2
+        with pytest.raises(StreamReset) as caught:
+            await streams[2].receive()
+        assert caught.value.code == WireCode.RESOURCE_LIMIT
+
+    play(story, {}, {})
+
+
+def test_quic_is_preferred_and_tcp_takes_over_where_no_datagram_comes_through():
+    async def story(a, b, c):
+        a.learn(b.local_info())
+        await ask(a, b)
+        assert kind_in_use(a, b) is Kind.QUIC
+        # Nothing answers at C's UDP port, as behind a firewall that lets no UDP through.
+        c._udp._on_datagram = lambda data, address: None
+        a.learn(c.local_info())
+        began = a._clock.now()
+        await ask(a, c)
+        assert kind_in_use(a, c) is Kind.TCP
+        assert swarm.DIAL_STAGGER_S <= a._clock.now() - began < 2.0
+
+    play(story, {}, {}, {})
+
+
+@pytest.mark.parametrize(("kind", "other"), [(Kind.QUIC, Kind.TCP), (Kind.TCP, Kind.QUIC)])
+def test_a_kind_that_is_forbidden_is_neither_dialled_nor_announced(kind, other):
+    async def story(a, b):
+        assert all(
+            (multiaddr.tcp_endpoint(address) is not None) == (kind is Kind.TCP) for address in a.local_info().addresses
+        )
+        a.learn(b.local_info())
+        with pytest.raises(PeerUnreachable, match="no address of .* that can be dialled"):
+            await ask(a, b)
+
+    play(story, {"kinds": (kind,)}, {"kinds": (other,)})
+
+
+def test_a_host_needs_a_kind():
+    with pytest.raises(UsageError, match="QUIC or TCP"):
+        Host(KeyPair(bytes(32)), kinds=())
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_another_peer_than_the_one_that_was_dialled_is_refused(kind):
+    async def story(a, b):
+        stranger = KeyPair(b"s" * 32).peer_id
+        a.learn(PeerInfo(peer_id=stranger, addresses=b.local_info().addresses))
+        with pytest.raises(PeerUnreachable, match="another peer id than the one that was dialled"):
+            await a.rpc(stranger, ECHO, Note(number=1), timeout_s=5)
+        await asyncio.sleep(0.05)
+        assert not a._transport.swarm.peers and not b._transport.swarm.peers
+
+    play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_two_networks_never_mix_and_both_learn_why(kind):
+    async def story(a, b, c):
+        a.learn(b.local_info())
+        a.learn(c.local_info())
+        assert await ask(a, b) == 1
+        with pytest.raises((StreamReset, PeerUnreachable)) as caught:
+            await ask(a, c)
+        if isinstance(caught.value, StreamReset):
+            assert caught.value.code == WireCode.NEGOTIATION_FAILED
+        for _ in range(100):
+            if c.peer_id not in a._transport.swarm.peers and not c._transport.swarm.peers:
+                break
+            await asyncio.sleep(0.02)
+        assert a._transport.swarm.peers == (b.peer_id,) and not c._transport.swarm.peers
+
+    kinds = {"kinds": (kind,)}
+    play(story, {"network": "aaaa", **kinds}, {"network": "aaaa", **kinds}, {"network": "bbbb", **kinds})
