@@ -94,10 +94,12 @@ def make(
 def verify(certificate: x509.Certificate, utc_ms: int) -> PeerId:
     """The peer id the certificate proves, or `BadCertificate`: dates, self-signature, extension, host signature, in this order."""
     at = _EPOCH + datetime.timedelta(milliseconds=utc_ms)
-    if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
-        raise BadCertificate(
-            f"certificate valid {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}, not at {at}"
-        )
+    try:
+        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError as error:
+        raise BadCertificate(f"the certificate's dates cannot be read: {error}") from error
+    if not first <= at <= last:
+        raise BadCertificate(f"certificate valid {first} to {last}, not at {at}")
     try:
         certificate_key = certificate.public_key()
         _check_signature(

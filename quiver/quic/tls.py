@@ -41,7 +41,11 @@ class Libp2pTls(tls.Context):
     def _set_peer_certificate(self, message: Any) -> None:
         if len(message.certificates) != 1:
             raise tls.AlertBadCertificate(f"exactly one certificate, not {len(message.certificates)}")
-        super()._set_peer_certificate(message)
+        try:
+            super()._set_peer_certificate(message)
+        except x509.InvalidVersion as error:
+            # Not a ValueError, so aioquic lets it through.
+            raise tls.AlertBadCertificate(str(error)) from error
 
     def _server_handle_certificate(self, input_buf: Any) -> None:
         super()._server_handle_certificate(input_buf)

@@ -62,6 +62,8 @@ def encode(parts: list[Component]) -> bytes:
         if code not in _NAMES or _FIXED_BYTES.get(code, len(value)) != len(value):
             raise MalformedMessage(f"no multiaddr component has code {code} and a value of {len(value)} bytes")
         out += encode_varint(code) + (value if code in _FIXED_BYTES else encode_frame(value))
+    if len(out) > MULTIADDR_BYTES_MAX:
+        raise MalformedMessage(f"a multiaddr of {len(out)} bytes; at most {MULTIADDR_BYTES_MAX} are read")
     return bytes(out)
 
 

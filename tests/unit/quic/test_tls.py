@@ -1,16 +1,19 @@
 """Who may connect: both ends show one certificate, and every way to show a wrong one ends the connection.
 
-Alerts travel as QUIC CRYPTO_ERROR 0x100 + description (RFC 9001, 4.8): bad_certificate 42, certificate_required 116.
+Alerts travel as QUIC CRYPTO_ERROR 0x100 + description (RFC 9001, 4.8): bad_certificate 42, unsupported_certificate 43,
+certificate_required 116.
 """
 
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from quiver.identity.keys import KeyPair
 from tests.unit.quic.pair import UTC_MS, Pair, identity, peer_id
 
-BAD_CERTIFICATE, CERTIFICATE_REQUIRED, NO_APPLICATION_PROTOCOL = 0x100 + 42, 0x100 + 116, 0x100 + 120
+BAD_CERTIFICATE, UNSUPPORTED_CERTIFICATE = 0x100 + 42, 0x100 + 43
+CERTIFICATE_REQUIRED, NO_APPLICATION_PROTOCOL = 0x100 + 116, 0x100 + 120
 
 
 def test_both_ends_learn_who_the_other_is():
@@ -45,6 +48,40 @@ def test_a_client_with_two_certificates_is_refused():
         configuration.certificate_chain = [identity(3).certificate]
 
     refused_by_the_server(Pair(change=add), BAD_CERTIFICATE)
+
+
+class ShownBytes:
+    """Stands for a certificate, and shows any bytes in its place."""
+
+    def __init__(self, der):
+        self.der = der
+
+    def public_bytes(self, encoding):
+        return self.der
+
+
+DER = identity(1).certificate.public_bytes(serialization.Encoding.DER)
+# OIDs in DER, with one byte of their body changed below: the curve P-256, and an elliptic curve key.
+P256, EC_KEY = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06072a8648ce3d0201")
+
+
+@pytest.mark.parametrize(
+    ("der", "code"),
+    [
+        (b"no DER", BAD_CERTIFICATE),
+        (DER.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302011d")), BAD_CERTIFICATE),  # version 29
+        (DER.replace(b"2123", b"0000"), BAD_CERTIFICATE),  # valid until the year 0
+        (DER.replace(P256, P256[:-1] + b"\x7f"), UNSUPPORTED_CERTIFICATE),
+        (DER.replace(EC_KEY, EC_KEY[:-1] + b"\x7f"), UNSUPPORTED_CERTIFICATE),
+    ],
+)
+def test_bytes_that_are_no_certificate_of_ours_are_an_alert_and_no_error_here(der, code):
+    def show(configuration):
+        configuration.certificate = ShownBytes(der)
+
+    assert der != DER
+    pair = Pair(change=show).run()
+    assert pair.connected(pair.server) == [] and pair.closed(pair.server) == [code]
 
 
 def test_a_certificate_outside_its_dates_is_refused_on_both_ends():

@@ -65,6 +65,11 @@ def test_text_that_is_no_multiaddr_is_refused(text):
 def test_an_overlong_address_is_refused():
     with pytest.raises(MalformedMessage):
         multiaddr.decode(b"\x35" + b"\xff\x04" + b"a" * 639)
+    # Nor is one written, which nobody could read.
+    for name in ("a" * 509, "a" * 639):
+        with pytest.raises(MalformedMessage, match="at most 512"):
+            multiaddr.from_text(f"/dns/{name}/tcp/1")
+    assert len(multiaddr.from_text("/dns/" + "a" * 506 + "/tcp/1")) == 512
 
 
 def test_which_addresses_quic_can_dial():
