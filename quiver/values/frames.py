@@ -17,7 +17,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Base: arrays on the wire; a reader ignores trailing fields it does not know (a newer minor version)."""
 
 
-class Authorise(Frame, tag="A"):
+class Authorise(Frame, kw_only=True, tag="A"):
     """Payer -> provider, first frame of a connection: proof that this gateway may spend from this channel."""
 
     channel: ChannelId
@@ -33,7 +33,7 @@ class Authorise(Frame, tag="A"):
     last: Acknowledgement | None = None
 
 
-class Authorised(Frame, tag="a"):
+class Authorised(Frame, kw_only=True, tag="a"):
     """Provider -> payer: accepted; where the provider thinks the channel stands, and receipts not yet acknowledged."""
 
     channel: ChannelId
@@ -41,7 +41,7 @@ class Authorised(Frame, tag="a"):
     unacknowledged: tuple[SignedReceipt, ...] = ()
 
 
-class Open(Frame, tag="O"):
+class Open(Frame, kw_only=True, tag="O"):
     """Payer -> provider: a request."""
 
     request_id: RequestId
@@ -58,7 +58,7 @@ class Open(Frame, tag="O"):
     body: bytes
 
 
-class Quote(Frame, tag="Q"):
+class Quote(Frame, kw_only=True, tag="Q"):
     """Provider -> payer: the most this request can cost, and until when the quote holds."""
 
     request_id: RequestId
@@ -72,7 +72,7 @@ class Quote(Frame, tag="Q"):
     expires_ms: int
 
 
-class Busy(Frame, tag="B"):
+class Busy(Frame, kw_only=True, tag="B"):
     """Provider -> payer: not now. Never a fault."""
 
     request_id: RequestId
@@ -80,13 +80,13 @@ class Busy(Frame, tag="B"):
     retry_after_s: float
 
 
-class Accept(Frame, tag="C"):
+class Accept(Frame, kw_only=True, tag="C"):
     """Payer -> provider: go."""
 
     request_id: RequestId
 
 
-class Chunk(Frame, tag="T"):
+class Chunk(Frame, kw_only=True, tag="T"):
     """Provider -> payer: text as the engine makes it. `index` counts chunks of the request from 0."""
 
     request_id: RequestId
@@ -95,21 +95,21 @@ class Chunk(Frame, tag="T"):
     text: str
 
 
-class ReceiptFrame(Frame, tag="R"):
+class ReceiptFrame(Frame, kw_only=True, tag="R"):
     """Provider -> payer: what was delivered so far, signed."""
 
     request_id: RequestId
     receipt: SignedReceipt
 
 
-class Cancel(Frame, tag="X"):
+class Cancel(Frame, kw_only=True, tag="X"):
     """Payer -> provider: stop; a last receipt for what was sent, then End, will follow."""
 
     request_id: RequestId
     code: int
 
 
-class Error(Frame, tag="E"):
+class Error(Frame, kw_only=True, tag="E"):
     """Provider -> payer: the request failed; nothing after it but a receipt already sent counts."""
 
     request_id: RequestId
@@ -118,7 +118,7 @@ class Error(Frame, tag="E"):
     retry_after_s: float | None = None
 
 
-class End(Frame, tag="Z"):
+class End(Frame, kw_only=True, tag="Z"):
     """Provider -> payer: the clean end."""
 
     request_id: RequestId
@@ -132,13 +132,13 @@ class End(Frame, tag="Z"):
 InferenceFrame = Authorise | Authorised | Open | Quote | Busy | Accept | Chunk | ReceiptFrame | Cancel | Error | End
 
 
-class AckFrame(Frame, tag="K"):
+class AckFrame(Frame, kw_only=True, tag="K"):
     """Payer -> provider, on a stream of its own: covers all receipts of the channel up to its seq."""
 
     acknowledgement: Acknowledgement
 
 
-class SubmitReceipts(Frame, tag="S"):
+class SubmitReceipts(Frame, kw_only=True, tag="S"):
     """Provider -> aggregator: receipts of one channel in seq order, and an acknowledgement that covers the last of them."""
 
     batch_id: int
@@ -148,7 +148,7 @@ class SubmitReceipts(Frame, tag="S"):
     session: Address
 
 
-class Ingested(Frame, tag="I"):
+class Ingested(Frame, kw_only=True, tag="I"):
     """Aggregator -> provider, once durable: these receipts belong to `epoch`."""
 
     batch_id: int
@@ -157,7 +157,7 @@ class Ingested(Frame, tag="I"):
     duplicates: int
 
 
-class Refused(Frame, tag="N"):
+class Refused(Frame, kw_only=True, tag="N"):
     """Aggregator -> provider: nothing of the batch was taken."""
 
     batch_id: int
@@ -165,14 +165,14 @@ class Refused(Frame, tag="N"):
     message: str
 
 
-class AskProof(Frame, tag="P"):
+class AskProof(Frame, kw_only=True, tag="P"):
     """Provider -> aggregator: a channel's leaf and proof in a closed epoch."""
 
     epoch: int
     channel: ChannelId
 
 
-class ProofAnswer(Frame, tag="Y"):
+class ProofAnswer(Frame, kw_only=True, tag="Y"):
     """Aggregator -> provider: None while the epoch is open or the channel is not in it."""
 
     epoch: int
