@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from quiver.live.libp2p.host import Kind
 from tests.interop import installed
 from tests.interop.foreign import ForeignPeer
+from tests.interop.ours import Way
 
 # The longest test waits for two of a peer's own deadlines of 10 s.
 TEST_S = 60.0
 LISTEN = {
-    "js": ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"],
-    # py-libp2p 0.8.1 ends no QUIC handshake over IPv6, not with itself either (test_judges).
-    "py": ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"],
+    "js": ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"],
+    "py": ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"],
 }
 KAD = {"js": "/quiver/kad/1.0.0", "py": "/ipfs/kad/1.0.0"}
 # js-libp2p lets 5 connections a second of one host in, and all tests are one host.
@@ -73,8 +74,8 @@ def py(start: Callable[..., ForeignPeer]) -> ForeignPeer:
     return start("py")
 
 
-@pytest.fixture(params=["js", "py"])
-def other(request: pytest.FixtureRequest) -> ForeignPeer:
-    """Each foreign peer in turn."""
-    peer: ForeignPeer = request.getfixturevalue(request.param)
-    return peer
+@pytest.fixture(params=[f"{kind}-{way}" for kind in ("js", "py") for way in Kind])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each foreign peer over QUIC and over TCP in turn."""
+    kind, way = request.param.split("-")
+    return Way(request.getfixturevalue(kind), Kind(way))

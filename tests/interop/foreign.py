@@ -12,10 +12,6 @@ from collections import deque
 from itertools import count
 from typing import Any
 
-from quiver.identity.peer_id import parse_peer_id
-from quiver.values.peer import PeerInfo
-from quiver.wire.multiaddr import from_text
-
 # A peer ends a command by itself after 15 s; what comes later will not come.
 COMMAND_S = 20.0
 # Reading the packages of a cold disk takes most of it.
@@ -72,10 +68,6 @@ class ForeignPeer:
     def address(self, start: str, has: str = "/") -> str:
         """Its address that begins with `start` and has `has` in it."""
         return next(one for one in self.addresses if one.startswith(start) and has in one)
-
-    def info(self, start: str = "/ip4/", has: str = "/quic-v1") -> PeerInfo:
-        """What our node is told of it."""
-        return PeerInfo(peer_id=parse_peer_id(self.peer), addresses=(from_text(self.address(start, has)),))
 
     async def call(self, command: str, **arguments: Any) -> Any:
         """The result of a command; `CommandFailed` if the peer answers with an error."""

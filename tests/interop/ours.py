@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from quiver.errors import WireCode
 from quiver.identity.keys import KeyPair
-from quiver.identity.peer_id import peer_id_text
-from quiver.live.libp2p.host import Host
+from quiver.identity.peer_id import parse_peer_id, peer_id_text
+from quiver.live.libp2p.host import Host, Kind
 from quiver.ports import Stream
 from quiver.quic.events import Limits
+from quiver.values.peer import PeerInfo
 from quiver.wire.framing import encode_frame
-from quiver.wire.multiaddr import to_text
+from quiver.wire.multiaddr import from_text, to_text
+from tests.interop.foreign import ForeignPeer
 
 FRAME_BYTES = 32_000
+# What tells an address of a kind from others.
+PARTS = {Kind.QUIC: "/quic-v1", Kind.TCP: "/tcp/"}
 # The code our RESET handler gives: any that nothing else would send.
 RESET_CODE = WireCode.UNKNOWN_MODEL
 
@@ -88,15 +93,27 @@ def serve(node: Host) -> Seen:
     return seen
 
 
-@asynccontextmanager
-async def opened(host: str = "127.0.0.1", *, limits: Limits | None = None) -> AsyncIterator[Host]:
-    """A node of ours with a key of its own, listening."""
-    node = Host(KeyPair(os.urandom(32)), host=host, limits=limits)
-    await node.start()
-    try:
-        yield node
-    finally:
-        await node.close()
+class Way(NamedTuple):
+    """A foreign peer, and how we and it reach each other."""
+
+    other: ForeignPeer
+    kind: Kind
+
+    def info(self, ip: str = "/ip4/") -> PeerInfo:
+        """What our node is told of it."""
+        return PeerInfo(
+            peer_id=parse_peer_id(self.other.peer), addresses=(from_text(self.other.address(ip, PARTS[self.kind])),)
+        )
+
+    @asynccontextmanager
+    async def opened(self, host: str = "127.0.0.1", *, limits: Limits | None = None) -> AsyncIterator[Host]:
+        """A node of ours with a key of its own, that knows no other way."""
+        node = Host(KeyPair(os.urandom(32)), host=host, kinds=(self.kind,), limits=limits)
+        await node.start()
+        try:
+            yield node
+        finally:
+            await node.close()
 
 
 def address(node: Host) -> str:
