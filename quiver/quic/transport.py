@@ -84,6 +84,13 @@ class SwarmTransport:
         self._answers[wire_id] = (protocol, function)
         self.framings[wire_id] = framing_of(protocol)
 
+    def withdraw(self, protocol: ProtocolSpec) -> None:
+        """Serve it no longer; streams that are open go on."""
+        wire_id = self.wire_id(protocol)
+        self._handlers.pop(wire_id, None)
+        self._answers.pop(wire_id, None)
+        self.framings.pop(wire_id, None)
+
     def wire_id(self, protocol: ProtocolSpec) -> str:
         """The protocol's id as peers of this network name it; libp2p's own protocols belong to no network."""
         return protocol.id.replace(OURS, self._prefix, 1) if protocol.id.startswith(OURS) else protocol.id

@@ -25,6 +25,7 @@ from quiver.quic.certificate import Identity
 from quiver.quic.events import Limits
 from quiver.quic.stream import PeerStream
 from quiver.quic.streams import CLOSE_GATED
+from quiver.quic.swarm import Swarm
 from quiver.quic.transport import OURS, QuicTransport, SwarmTransport
 from quiver.values.identify import Identify
 from quiver.values.peer import PeerInfo
@@ -167,6 +168,11 @@ class Host:
         """Datagrams this side dropped: the queue was full or the kernel refused the address."""
         return 0 if self._udp is None else self._udp.datagrams_lost
 
+    @property
+    def swarm(self) -> Swarm:
+        """To whom this host is connected."""
+        return self._transport.swarm
+
     def _close_sockets(self) -> None:
         if self._udp is not None:
             self._udp.close()
@@ -214,6 +220,14 @@ class Host:
     def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
         """Answer each rpc with a plain function."""
         self._transport.answer(protocol, function)
+
+    def withdraw(self, protocol: ProtocolSpec) -> None:
+        """Serve it no longer."""
+        self._transport.withdraw(protocol)
+
+    def wire_id(self, protocol: ProtocolSpec) -> str:
+        """The protocol's id as peers of this network name it."""
+        return self._transport.wire_id(protocol)
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
         """Ask, and wait for the one answer."""
