@@ -18,7 +18,8 @@ from quiver.ids import PeerId
 from quiver.ports import Clock
 from quiver.quic import certificate
 from quiver.quic.certificate import CertificateKey
-from quiver.quic.events import Limits, NetworkAddress
+from quiver.quic.events import NetworkAddress
+from quiver.quic.limits import Limits
 from quiver.quic.transport import QuicTransport
 from quiver.wire.multiaddr import quic_address
 from sim.clock import SimClock

@@ -32,7 +32,7 @@ from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace, note
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.live.stores.sqlite import SqliteStore
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.runtime import Runtime
 from quiver.trace import LedgerMoved
 from quiver.wire import multiaddr

@@ -12,7 +12,8 @@ from aioquic.quic import events as quic_events
 
 from quiver.errors import WireCode
 from quiver.quic.connection import PeerConnection
-from quiver.quic.events import Connected, FrameStream, Limits, NetworkAddress, RouteAdded, RouteRemoved, Terminated
+from quiver.quic.events import Connected, FrameStream, NetworkAddress, RouteAdded, RouteRemoved, Terminated
+from quiver.quic.limits import Limits
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, StreamDriver
 from quiver.wire.framing import Framing
 

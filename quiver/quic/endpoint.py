@@ -17,7 +17,8 @@ from quiver.ports import Clock
 from quiver.quic.certificate import Identity
 from quiver.quic.connection import PeerConnection
 from quiver.quic.driver import Driver
-from quiver.quic.events import FrameStream, Limits, NetworkAddress
+from quiver.quic.events import FrameStream, NetworkAddress
+from quiver.quic.limits import Limits
 from quiver.quic.link import Link
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
 from quiver.quic.swarm import Swarm

@@ -1,4 +1,4 @@
-"""What a driver knows of a stream, its bounds, and what it tells whoever drives it. Values only."""
+"""What a driver knows of a stream, and what it tells whoever drives it. Values only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from quiver.wire.multistream import Dialer, Listener
 
 NetworkAddress = tuple[str, int]
 """Numeric host and UDP port."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one connection."""
-
-    stream_window_bytes: int = 256 * 1024
-    "Unread bytes a stream may hold, and unacknowledged bytes a sender may buffer."
-    connection_window_bytes: int = 16 * 1024 * 1024
-    streams_max: int = 256
-    "Streams the peer may have open at once."
-    idle_timeout_s: float = 30.0
-    "A peer that is silent this long is gone; open streams keep a living connection alive."
-    handshake_timeout_s: float = 10.0
 
 
 class FrameStream:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.ids import PeerId
-from quiver.quic.events import Changed, Closed, Event, FrameStream, Limits, Opened
+from quiver.quic.events import Changed, Closed, Event, FrameStream, Opened
+from quiver.quic.limits import Limits
 from quiver.wire.framing import Framing
 from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
 

@@ -15,7 +15,8 @@ from quiver.ids import PeerId, short
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic.certificate import Identity
 from quiver.quic.endpoint import QuicEndpoint, SendDatagram
-from quiver.quic.events import FrameStream, Limits, NetworkAddress
+from quiver.quic.events import FrameStream, NetworkAddress
+from quiver.quic.limits import Limits
 from quiver.quic.link import Link
 from quiver.quic.stream import OnFrame, PeerStream
 from quiver.quic.swarm import Swarm

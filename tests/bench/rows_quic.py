@@ -14,7 +14,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import StreamDataReceived
 
 from quiver.quic.driver import Driver
-from quiver.quic.events import Changed, Limits
+from quiver.quic.events import Changed
+from quiver.quic.limits import Limits
 from quiver.quic.tls import make_configuration
 from tests.bench.measure import interleave, mean
 from tests.bench.report import Goal, Row

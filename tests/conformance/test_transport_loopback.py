@@ -9,7 +9,7 @@ import pytest
 
 from quiver.identity.keys import KeyPair
 from quiver.live.libp2p.host import Host, Kind
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
 from tests.conformance.transport_suite import TransportSuite
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from quiver.identity.keys import KeyPair
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from sim.clock import SimClock
 from sim.loop import Environment
 from sim.packets import PacketNetwork

@@ -10,7 +10,7 @@ from quiver.identity.keys import KeyPair
 from quiver.identity.signing import ack_digest, ack_domain, next_head, receipt_digest
 from quiver.ids import compute_channel_id
 from quiver.live.libp2p.host import Host
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.runtime import Deadline
 from quiver.values.frames import AskProof, Ingested, SubmitReceipts
 from quiver.values.ledger import OpenChannel

@@ -12,7 +12,7 @@ from quiver.identity.keys import KeyPair
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p import udp
 from quiver.live.libp2p.host import Host, Kind
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import from_text, quic_address, to_text
 from tests.conformance.transport_suite import ECHO, Note

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quiver.errors import DeadlineExceeded, StreamReset, UsageError
 from quiver.params import Params
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from tests.conformance.test_transport_packets import PacketNet
 from tests.conformance.test_transport_sim import SimNet
 from tests.conformance.transport_suite import ECHO, Note

@@ -12,7 +12,7 @@ from quiver.identity.keys import KeyPair
 from quiver.ids import RequestId, compute_channel_id
 from quiver.provider.metering import Meter
 from quiver.provider.pricing import compute_quote
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.signatures import sign_receipt
 from quiver.values import frames

@@ -22,7 +22,7 @@ from quiver.live.libp2p.udp import UdpSocket
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic import certificate
 from quiver.quic.certificate import Identity
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.quic.stream import PeerStream
 from quiver.quic.streams import CLOSE_GATED
 from quiver.quic.swarm import Swarm

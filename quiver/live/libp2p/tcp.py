@@ -15,7 +15,8 @@ from quiver.live.libp2p.tcp_driver import TcpDriver
 from quiver.ports import Clock
 from quiver.quic.certificate import Identity
 from quiver.quic.endpoint import OnOpened
-from quiver.quic.events import FrameStream, Limits
+from quiver.quic.events import FrameStream
+from quiver.quic.limits import Limits
 from quiver.quic.link import Link
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
 from quiver.quic.swarm import Swarm

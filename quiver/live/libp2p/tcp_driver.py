@@ -13,7 +13,8 @@ from quiver.ids import PeerId
 from quiver.live.libp2p.tls_session import TlsSession
 from quiver.quic.certificate import Identity
 from quiver.quic.driver import KEEPALIVE_S
-from quiver.quic.events import Connected, FrameStream, Limits, Terminated
+from quiver.quic.events import Connected, FrameStream, Terminated
+from quiver.quic.limits import Limits
 from quiver.quic.streams import CLOSE_PROTOCOL_VIOLATION, CLOSE_RESOURCE_LIMIT, StreamDriver
 from quiver.quic.tls import ALPN, Judge
 from quiver.wire.framing import Framing

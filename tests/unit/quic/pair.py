@@ -8,7 +8,8 @@ from quiver.identity.keys import KeyPair
 from quiver.quic import certificate
 from quiver.quic.connection import PeerConnection
 from quiver.quic.driver import Driver
-from quiver.quic.events import Changed, Closed, Connected, Limits, Opened, Terminated
+from quiver.quic.events import Changed, Closed, Connected, Opened, Terminated
+from quiver.quic.limits import Limits
 from quiver.quic.tls import make_configuration, make_judge
 from quiver.wire.framing import Framing
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quiver.errors import StreamReset, WireCode
 from quiver.quic.driver import KEEPALIVE_S
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
 from quiver.wire.framing import encode_frame
 from quiver.wire.multistream import encode_proposal

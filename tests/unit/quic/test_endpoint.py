@@ -8,7 +8,7 @@ import pytest
 
 from quiver.errors import DeadlineExceeded, MalformedMessage, PeerUnreachable, StreamReset, UsageError, WireCode
 from quiver.quic import address_book, swarm
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT
 from quiver.runtime import Deadline
 from quiver.values.peer import PeerInfo
