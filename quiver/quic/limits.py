@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -64,11 +63,11 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True):
     streams_per_peer: Bound = Bound(incoming=512, outgoing=4096, total=4608)
     streams_per_protocol: Bound = Bound(incoming=8192, outgoing=16_384, total=16_384)
     streams_per_protocol_and_peer: Bound = Bound(incoming=256, outgoing=4096, total=4352)
-    protocols_and_peers: Mapping[str, Bound] = {
-        "/ipfs/ping/1.0.0": Bound(incoming=2, outgoing=3, total=4),
-        "/ipfs/id/1.0.0": Bound(incoming=16, outgoing=16, total=32),
-        "/ipfs/id/push/1.0.0": Bound(incoming=16, outgoing=16, total=32),
-    }
+    protocols_and_peers: tuple[tuple[str, Bound], ...] = (
+        ("/ipfs/ping/1.0.0", Bound(incoming=2, outgoing=3, total=4)),
+        ("/ipfs/id/1.0.0", Bound(incoming=16, outgoing=16, total=32)),
+        ("/ipfs/id/push/1.0.0", Bound(incoming=16, outgoing=16, total=32)),
+    )
     "Instead of `streams_per_protocol_and_peer`, for protocols that need little."
 
 
@@ -164,6 +163,7 @@ class Quota:
     def __init__(self, limits: NodeLimits | None = None) -> None:
         self.limits = limits or NodeLimits()
         self.refused: Counter[Refusal] = Counter()
+        self._special = dict(self.limits.protocols_and_peers)
         self._node = Tally(self.limits.streams)
         self._protocols: dict[str, Tally] = {}
         self._peers: dict[PeerId, tuple[Tally, dict[str, StreamScope]]] = {}
@@ -183,7 +183,7 @@ class Quota:
             limits = self.limits
             if protocol_id not in self._protocols:
                 self._protocols[protocol_id] = Tally(limits.streams_per_protocol)
-            both = limits.protocols_and_peers.get(protocol_id, limits.streams_per_protocol_and_peer)
+            both = self._special.get(protocol_id, limits.streams_per_protocol_and_peer)
             scope = scopes[protocol_id] = StreamScope(
                 (
                     (Refusal.STREAMS_PER_PROTOCOL_AND_PEER, Tally(both)),

@@ -12,7 +12,7 @@ from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import parse_peer_id, peer_id_text
 from quiver.live.libp2p.host import Host, Kind
 from quiver.ports import Stream
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import encode_frame
 from quiver.wire.multiaddr import from_text, to_text

@@ -10,7 +10,7 @@ import pytest
 from quiver.errors import PeerUnreachable, StreamReset, WireCode
 from quiver.identity.peer_id import parse_peer_id, peer_id_text
 from quiver.live.libp2p.host import Kind
-from quiver.quic.events import Limits
+from quiver.quic.limits import Limits
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import encode_frame
 from quiver.wire.multiaddr import from_text
