@@ -40,9 +40,12 @@ class PeerConnection(QuicConnection):
         expected_peer: PeerId | None = None,
         streams_max: int,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
-            configuration=configuration, original_destination_connection_id=original_destination_connection_id
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._judge = judge
         self._expected_peer = expected_peer
@@ -85,6 +88,11 @@ class PeerConnection(QuicConnection):
         """Bytes written to a stream that the peer has not acknowledged yet; they are held in memory."""
         stream = self._streams.get(stream_id)
         return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def buffered_bytes_total(self) -> int:
+        """The same of all streams."""
+        senders = (stream.sender for stream in self._streams.values())
+        return sum(sender._buffer_stop - sender._buffer_start for sender in senders)
 
     def is_receiving(self, stream_id: int) -> bool:
         """More may arrive on this stream."""

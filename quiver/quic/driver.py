@@ -99,6 +99,9 @@ class Driver(StreamDriver):
     def _buffered_bytes(self, stream_id: int) -> int:
         return self._quic.buffered_bytes(stream_id)
 
+    def _buffered_bytes_total(self) -> int:
+        return self._quic.buffered_bytes_total()
+
     def _reset_sending(self, stream_id: int, code: int) -> None:
         self._quic.reset_stream(stream_id, code)
 
@@ -128,7 +131,7 @@ class Driver(StreamDriver):
             if isinstance(event, quic_events.StreamDataReceived):
                 self._on_data(event.stream_id, event.data, event.end_stream, now)
             elif isinstance(event, quic_events.StreamReset):
-                self._on_reset(event.stream_id, event.error_code)
+                self._on_reset(event.stream_id, event.error_code, now)
             elif isinstance(event, quic_events.StopSendingReceived):
                 if (stream := self._streams.get(event.stream_id)) is not None:
                     self._end(stream, write_code=event.error_code)

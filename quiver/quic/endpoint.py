@@ -7,10 +7,19 @@ was given, so the same code serves real UDP (quiver.live) and simulated packets 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported from C without __all__
-from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic_version_negotiation, pull_quic_header
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
 
 from quiver.ids import PeerId
 from quiver.ports import Clock
@@ -18,7 +27,7 @@ from quiver.quic.certificate import Identity
 from quiver.quic.connection import PeerConnection
 from quiver.quic.driver import Driver
 from quiver.quic.events import FrameStream, NetworkAddress
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, Refusal
 from quiver.quic.link import Link
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
 from quiver.quic.swarm import Swarm
@@ -58,6 +67,7 @@ class QuicEndpoint:
         self._framings = framings
         self._on_opened = on_opened
         self._judge = make_judge(clock.utc_ms)
+        self._tokens = QuicRetryTokenHandler()
         self._configurations = {
             is_client: make_configuration(
                 identity,
@@ -115,12 +125,47 @@ class QuicEndpoint:
                     )
                     self._send_datagram(reply, address)
                 return
-            if header.packet_type is not QuicPacketType.INITIAL or not self._swarm.has_room(address[0]):
+            if header.packet_type is not QuicPacketType.INITIAL:
                 return
-            link = self._add_link(address, first_connection_id=header.destination_cid)
+            link = self._accept(header, address)
+            if link is None:
+                return
         self._alive[link].receive_datagram(data, address, self._clock.now())
         link.pump()
         self.transmit_soon(link)
+
+    def _accept(self, header: QuicHeader, address: NetworkAddress) -> Link | None:
+        """A new connection, unless it is refused or must first show that it receives what is sent to its address."""
+        original = None
+        if header.token:
+            try:
+                original = self._tokens.validate_token(
+                    address=address, destination_cid=header.destination_cid, token=header.token, now=self._clock.now()
+                )
+            except ValueError:
+                # RFC 9000, 8.1.3: dropped, because whoever sent it may not be at this address.
+                self._swarm.quota.refuse(Refusal.RETRY_TOKEN)
+                return None
+        refusal = self._swarm.judge_incoming(address[0], is_validated=original is not None)
+        if refusal is Refusal.RETRY:
+            self._send_retry(header, address)
+        if refusal is not None:
+            return None
+        return self._add_link(address, first_connection_id=header.destination_cid, original_connection_id=original)
+
+    def _send_retry(self, header: QuicHeader, address: NetworkAddress) -> None:
+        """Nothing is kept: the token says it all when it comes back."""
+        assert header.version is not None
+        ours = hashlib.sha256(header.destination_cid + header.source_cid).digest()[:CONNECTION_ID_BYTES]
+        token = self._tokens.create_token(
+            address=address, original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=ours, now=self._clock.now(),
+        )  # fmt: skip
+        retry = encode_quic_retry(
+            version=header.version, source_cid=ours, destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid, retry_token=token,
+        )  # fmt: skip
+        self._send_datagram(retry, address)
 
     def transmit_soon(self, link: Link) -> None:
         """Send what the link has at the end of this turn of the loop, together with everything else of the turn."""
@@ -153,15 +198,22 @@ class QuicEndpoint:
     # ---- connections
 
     def _add_link(
-        self, address: NetworkAddress, *, first_connection_id: bytes | None = None, expected_peer: PeerId | None = None
+        self,
+        address: NetworkAddress,
+        *,
+        first_connection_id: bytes | None = None,
+        original_connection_id: bytes | None = None,
+        expected_peer: PeerId | None = None,
     ) -> Link:
+        """`original_connection_id` is what an incoming one was sent to before it was told to retry."""
         now, is_client = self._clock.now(), first_connection_id is None
         quic = PeerConnection(
             configuration=self._configurations[is_client],
             judge=self._judge,
             expected_peer=expected_peer,
             streams_max=self._limits.streams_max,
-            original_destination_connection_id=first_connection_id,
+            original_destination_connection_id=original_connection_id or first_connection_id,
+            retry_source_connection_id=first_connection_id if original_connection_id else None,
         )
         driver = Driver(quic, limits=self._limits, framings=self._framings, now=now)
         link = Link(

@@ -20,11 +20,12 @@ class FrameStream:
 
     __slots__ = (
         "id", "protocol_id", "frames", "has_ended", "is_finished", "read_code", "write_code",
-        "on_change", "dialer", "listener", "framing", "reader",
+        "on_change", "on_done", "is_ours", "dialer", "listener", "framing", "reader",
     )  # fmt: skip
 
-    def __init__(self, stream_id: int) -> None:
+    def __init__(self, stream_id: int, *, is_ours: bool) -> None:
         self.id = stream_id
+        self.is_ours = is_ours
         self.protocol_id = ""
         self.frames: deque[bytes] = deque()
         self.has_ended = False
@@ -35,6 +36,8 @@ class FrameStream:
         self.write_code: int | None = None
         self.on_change: Callable[[], None] | None = None
         "Called by whoever takes `Changed` events."
+        self.on_done: Callable[[], None] | None = None
+        "Called once, when both directions are over."
         self.dialer: Dialer | None = None
         self.listener: Listener | None = None
         self.framing: Framing | None = None

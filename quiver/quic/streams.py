@@ -9,20 +9,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.ids import PeerId
 from quiver.quic.events import Changed, Closed, Event, FrameStream, Opened
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, Refusal
+from quiver.quic.rate import Bucket
 from quiver.wire.framing import Framing
 from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
 
 # libp2p's connection close codes (libp2p specs, error codes).
-CLOSE_RESOURCE_LIMIT, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLANTED, CLOSE_SHUTDOWN, CLOSE_GATED = (
-    0x1001, 0x1003, 0x1004, 0x1006, 0x1007
+CLOSE_RESOURCE_LIMIT, CLOSE_RATE_LIMITED, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLANTED, CLOSE_SHUTDOWN, CLOSE_GATED = (
+    0x1001, 0x1002, 0x1003, 0x1004, 0x1006, 0x1007
 )  # fmt: skip
+# For naming a protocol, and then for the whole question of an rpc.
 NEGOTIATION_TIMEOUT_S = 10.0
+
+
+# Protocols we dial are few.
+_proposal = lru_cache(maxsize=256)(encode_proposal)
+
+
+def _count_nothing(_: Refusal) -> None:
+    """Nobody asked."""
 
 
 class StreamDriver(ABC):
@@ -36,7 +47,12 @@ class StreamDriver(ABC):
         "Streams given up here whose peer has not ended them yet: at most `streams_max`, and our own resets in flight."
         self._blocked: dict[int, FrameStream] = {}
         self._negotiating: dict[int, float] = {}
-        "Incoming stream -> when to give it up; in the order they were opened."
+        "Incoming stream that has not said what it wants -> when to give it up, soonest first."
+        self._waste = Bucket(limits.waste, 0.0)
+        self._written_bytes = 0
+        "No less than what is held unsent; made exact when it reaches the limit."
+        self.on_refusal: Callable[[Refusal], None] = _count_nothing
+        "Called with the kind of each refusal."
         self._events: deque[Event] = deque()
         self.peer_id: PeerId | None = None
         self.is_closed = False
@@ -54,6 +70,10 @@ class StreamDriver(ABC):
     @abstractmethod
     def _buffered_bytes(self, stream_id: int) -> int:
         """Bytes of a stream that are held in memory until the peer has them."""
+
+    @abstractmethod
+    def _buffered_bytes_total(self) -> int:
+        """The same of all streams."""
 
     @abstractmethod
     def _reset_sending(self, stream_id: int, code: int) -> None:
@@ -107,22 +127,35 @@ class StreamDriver(ABC):
         """Streams that are not finished in both directions."""
         return len(self._streams)
 
+    def is_open(self, stream: FrameStream) -> bool:
+        """It is not finished in both directions."""
+        return stream.id in self._streams
+
+    def has_memory(self) -> bool:
+        """The peer has taken enough of what was written that more may be."""
+        most = self._limits.unsent_bytes_max
+        if self._written_bytes >= most:
+            self._written_bytes = self._buffered_bytes_total()
+        return self._written_bytes < most
+
     # ---- streams, from our side
 
     def open(self, protocol_id: str, framing: Framing) -> FrameStream:
         """A new stream that proposes `protocol_id`; frames may follow at once."""
-        stream = FrameStream(self._next_stream_id())
+        stream = FrameStream(self._next_stream_id(), is_ours=True)
         stream.protocol_id = protocol_id
         stream.dialer = Dialer(protocol_id)
         stream.framing = framing
         stream.reader = framing.reader()
         self._streams[stream.id] = stream
-        self._write(stream.id, encode_proposal(protocol_id))
+        self._write(stream.id, _proposal(protocol_id))
         return stream
 
     def may_write(self, stream: FrameStream) -> bool:
         """Less than a window is unacknowledged. False promises a `Changed` when there is room, or the stream ended."""
-        if stream.write_code is not None or self._buffered_bytes(stream.id) < self._limits.stream_window_bytes:
+        if stream.write_code is not None:
+            return True
+        if self._buffered_bytes(stream.id) < self._limits.stream_window_bytes and self.has_memory():
             return True
         self._blocked[stream.id] = stream
         return False
@@ -131,7 +164,9 @@ class StreamDriver(ABC):
         """Send one frame. `StreamReset` once the stream was reset."""
         if stream.write_code is not None:
             raise StreamReset(stream.write_code, peer_id=self.peer_id)
-        self._write(stream.id, _framed(stream, payload))
+        data = _framed(stream, payload)
+        self._written_bytes += len(data)
+        self._write(stream.id, data)
 
     def read(self, stream: FrameStream) -> bytes | None:
         """The next frame, or None. Reading is what gives the peer new credit."""
@@ -169,7 +204,7 @@ class StreamDriver(ABC):
     def write_last(self, stream: FrameStream, payload: bytes) -> None:
         """One frame and the end, in one go; dropped when the stream was reset meanwhile."""
         if stream.write_code is None and not stream.is_finished:
-            self._write(stream.id, _framed(stream, payload))
+            self.write(stream, payload)
             self.finish(stream)
 
     def check_silent(self, stream: FrameStream) -> None:
@@ -199,16 +234,30 @@ class StreamDriver(ABC):
 
     def _forget_if_done(self, stream: FrameStream) -> None:
         if (stream.is_finished or stream.write_code is not None) and (stream.has_ended or stream.read_code is not None):
-            self._streams.pop(stream.id, None)
             self._blocked.pop(stream.id, None)
+            if self._streams.pop(stream.id, None) is not None and stream.on_done is not None:
+                stream.on_done()
 
     # ---- streams, from the peer's side
+
+    def expect_question(self, stream: FrameStream, now: float) -> None:
+        """Give the stream up unless a whole frame comes soon."""
+        self._negotiating[stream.id] = now + NEGOTIATION_TIMEOUT_S
 
     def _expire_negotiations(self, now: float) -> None:
         for stream_id, expiry in list(self._negotiating.items()):
             if expiry > now:
                 break
-            self.reset(self._streams[stream_id], WireCode.NEGOTIATION_FAILED)
+            stream = self._streams[stream_id]
+            self.on_refusal(Refusal.NEGOTIATION if stream.reader is None else Refusal.QUESTION)
+            self.reset(stream, WireCode.NEGOTIATION_FAILED if stream.reader is None else WireCode.DEADLINE)
+            self._count_waste(now)
+
+    def _count_waste(self, now: float) -> None:
+        """A stream of the peer's came to nothing. Opening and resetting costs it less than us, so it is bounded."""
+        if not self._waste.take(now) and not self.is_closed:
+            self.on_refusal(Refusal.WASTE)
+            self.close(CLOSE_RATE_LIMITED, "too many streams that came to nothing")
 
     def _end_all(self, code: int, reason: str, *, stream_code: int) -> None:
         """The connection is over."""
@@ -219,20 +268,22 @@ class StreamDriver(ABC):
 
     def _wake_blocked(self) -> None:
         """Half a window of room, so that a waiting sender is not woken for every acknowledged packet."""
-        if self._blocked:
+        if self._blocked and self.has_memory():
             room = self._limits.stream_window_bytes // 2
             for stream in [s for s in self._blocked.values() if self._buffered_bytes(s.id) <= room]:
                 del self._blocked[stream.id]
                 self._events.append(Changed(stream))
 
     def _on_data(self, stream_id: int, data: bytes, has_ended: bool, now: float) -> None:
+        if self.is_closed:
+            return
         if stream_id in self._ignored:
             if has_ended:
                 del self._ignored[stream_id]
             return
         stream = self._streams.get(stream_id)
         if stream is None:
-            stream = self._streams[stream_id] = FrameStream(stream_id)
+            stream = self._streams[stream_id] = FrameStream(stream_id, is_ours=False)
             stream.listener = Listener(self._framings.__contains__)
             self._negotiating[stream_id] = now + NEGOTIATION_TIMEOUT_S
         try:
@@ -240,8 +291,13 @@ class StreamDriver(ABC):
             if has_ended and (stream.reader is None or stream.dialer is not None or stream.reader.pending_bytes):
                 raise NegotiationFailed("the stream ended before a protocol was agreed or inside a frame")
         except PeerError as error:
+            self.on_refusal(Refusal.NEGOTIATION if stream.reader is None else Refusal.FRAME)
             self.reset(stream, error.wire_code)
+            if not stream.is_ours:
+                self._count_waste(now)
             return
+        if stream.frames and stream.id in self._negotiating:
+            del self._negotiating[stream.id]
         if has_ended:
             stream.has_ended = True
             self._forget_if_done(stream)
@@ -271,15 +327,20 @@ class StreamDriver(ABC):
             stream.frames.append(frame)
             self._on_kept(stream.id, len(frame))
 
-    def _on_reset(self, stream_id: int, code: int) -> None:
+    def _on_reset(self, stream_id: int, code: int, now: float) -> None:
+        if self.is_closed:
+            return
         if stream_id in self._ignored:
             # The peer's answer to our STOP_SENDING; what we still write is not affected.
             del self._ignored[stream_id]
             return
         # libp2p resets both directions: end ours too. A stream we never heard of only has its slot freed.
         self._reset_sending(stream_id, code)
-        if (stream := self._streams.get(stream_id)) is not None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
             self._end(stream, read_code=code, write_code=code)
+        if stream is None or not stream.is_ours:
+            self._count_waste(now)
 
 
 def _framed(stream: FrameStream, payload: bytes) -> bytes:

@@ -1,13 +1,11 @@
 """To whom this node is connected, and how it gets there: one connection a peer in use, dials shared, backed off and bounded.
 
-It knows no sockets: each `Dialer` (QUIC, TCP) turns an address into a `Link`. Limits follow go-libp2p's resource manager.
+It knows no sockets: each `Dialer` (QUIC, TCP) turns an address into a `Link`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,17 +13,13 @@ from quiver.errors import PeerUnreachable
 from quiver.ids import PeerId, short
 from quiver.ports import Clock
 from quiver.quic.address_book import AddressBook
+from quiver.quic.admission import Admission
+from quiver.quic.limits import Quota, Refusal
 from quiver.quic.link import Link
 from quiver.quic.streams import CLOSE_SHUTDOWN, CLOSE_SUPPLANTED
 from quiver.values.peer import PeerInfo
 from quiver.wire import multiaddr
 
-CONNECTIONS_MAX = 1024
-# Connections whose peer has not proved who it is yet.
-HALF_OPEN_MAX = 256
-CONNECTIONS_PER_PEER_MAX = 8
-# Per IPv4 address or IPv6 /56; loopback is one machine's own business.
-CONNECTIONS_PER_GROUP_MAX = 8
 DIALS_MAX = 64
 # The next address of a peer is tried beside the one before when that has not answered for this long (as Happy Eyeballs).
 DIAL_STAGGER_S = 0.25
@@ -52,7 +46,9 @@ class Dialer(Protocol):
 class Swarm:
     """`own` is this node's peer id."""
 
-    def __init__(self, own: PeerId, *, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, own: PeerId, *, clock: Clock, loop: asyncio.AbstractEventLoop, quota: Quota) -> None:
+        self.quota = quota
+        self.admission = Admission(self.quota)
         self.book = AddressBook()
         self.dialers: list[Dialer] = []
         "Most preferred kind first."
@@ -64,7 +60,6 @@ class Swarm:
         self._loop = loop
         self._links: dict[Link, None] = {}
         self._by_peer: dict[PeerId, dict[Link, None]] = {}
-        self._groups: Counter[str] = Counter()
         self._dials: dict[PeerId, asyncio.Task[Link | PeerUnreachable]] = {}
         self._dialling = asyncio.Semaphore(DIALS_MAX)
         self._backoffs: dict[bytes, tuple[float, float]] = {}
@@ -72,27 +67,24 @@ class Swarm:
 
     # ---- links, as their endpoints report them
 
-    def has_room(self, host: str) -> bool:
-        """One more incoming connection from `host` is within the limits."""
-        half_open = len(self._links) - sum(len(links) for links in self._by_peer.values())
-        group = _group_of(host)
-        return (
-            len(self._links) < CONNECTIONS_MAX
-            and half_open < HALF_OPEN_MAX
-            and (group is None or self._groups[group] < CONNECTIONS_PER_GROUP_MAX)
-        )
+    def judge_incoming(self, host: str, *, is_validated: bool) -> Refusal | None:
+        """Why one more connection from `host` is refused, or None."""
+        return self.admission.judge(host, self._clock.now(), is_validated=is_validated)
 
     def add(self, link: Link) -> None:
         """A connection begins."""
         self._links[link] = None
-        if (group := _group_of(link.address[0])) is not None:
-            self._groups[group] += 1
+        self.admission.add(link, self._clock.now())
+        link.driver.on_refusal = self.quota.refuse
 
     def admit(self, link: Link, peer_id: PeerId) -> str | None:
         """`link` proved to be `peer_id`; returns why it must be closed, or None."""
+        self.admission.proved(link)
         links = self._by_peer.setdefault(peer_id, {})
-        if len(links) >= CONNECTIONS_PER_PEER_MAX:
-            return f"more than {CONNECTIONS_PER_PEER_MAX} connections"
+        most = self.quota.limits.connections_per_peer_max
+        if len(links) >= most:
+            self.quota.refuse(Refusal.CONNECTIONS_PER_PEER)
+            return f"more than {most} connections"
         links[link] = None
         if peer_id not in self.book and link.return_address is not None:
             # Nodes dial from the port they listen on, so where a peer came from is where it can be reached.
@@ -105,22 +97,21 @@ class Swarm:
 
     def on_closed(self, link: Link) -> None:
         """`link` ended: nobody new gets it."""
+        self.admission.closed(link)
         peer_id = link.driver.peer_id
         if peer_id is not None and (links := self._by_peer.get(peer_id)) is not None and link in links:
             del links[link]
             self.book.keep(peer_id, self._clock.now())
             if not links:
                 del self._by_peer[peer_id]
+                self.quota.forget(peer_id)
 
     def remove(self, link: Link) -> None:
         """Nothing of `link` is left."""
         self.on_closed(link)
         if link in self._links:
             del self._links[link]
-            if (group := _group_of(link.address[0])) is not None:
-                self._groups[group] -= 1
-                if not self._groups[group]:
-                    del self._groups[group]
+            self.admission.remove(link)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -209,7 +200,7 @@ class Swarm:
             while ways or running:
                 if ways and not self.is_closed:
                     dialer, address = ways.pop(0)
-                    if len(self._links) >= CONNECTIONS_MAX:
+                    if not self.admission.has_room_to_dial():
                         reasons.append(f"{len(self._links)} connections are open")
                         ways.clear()
                         continue
@@ -267,11 +258,3 @@ class Swarm:
     async def wait_closed(self) -> None:
         """Until the open dials have failed."""
         await asyncio.gather(*self._dials.values())
-
-
-def _group_of(host: str) -> str | None:
-    """Who shares a fate: an IPv4 address, an IPv6 /56; None for loopback."""
-    ip = ipaddress.ip_address(host)
-    if ip.is_loopback:
-        return None
-    return host if ip.version == 4 else str(ipaddress.ip_network(f"{host}/56", strict=False))

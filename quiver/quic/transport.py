@@ -16,15 +16,13 @@ from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic.certificate import Identity
 from quiver.quic.endpoint import QuicEndpoint, SendDatagram
 from quiver.quic.events import FrameStream, NetworkAddress
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, NodeLimits, Quota, Refusal, StreamScope
 from quiver.quic.link import Link
 from quiver.quic.stream import OnFrame, PeerStream
 from quiver.quic.swarm import Swarm
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import Framing
 
-# Streams we hold open towards one peer before `open` says Busy; those beyond the peer's own limit wait inside aioquic.
-STREAMS_OPEN_MAX = 4096
 # Ids of our own protocols begin with this.
 OURS = "/quiver/"
 
@@ -43,6 +41,7 @@ class SwarmTransport:
         clock: Clock,
         addresses: tuple[bytes, ...] = (),
         network: str = "",
+        node_limits: NodeLimits | None = None,
         on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -57,7 +56,8 @@ class SwarmTransport:
         self._answers: dict[str, tuple[ProtocolSpec, Answer]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._loop = loop or asyncio.get_running_loop()
-        self.swarm = Swarm(peer_id, clock=clock, loop=self._loop)
+        self.quota = Quota(node_limits)
+        self.swarm = Swarm(peer_id, clock=clock, loop=self._loop, quota=self.quota)
 
     def local_info(self) -> PeerInfo:
         """Our peer id and the addresses others may dial."""
@@ -147,9 +147,19 @@ class SwarmTransport:
         await self.swarm.wait_closed()
 
     def _open(self, link: Link, protocol: ProtocolSpec) -> PeerStream:
-        if link.driver.streams_open >= STREAMS_OPEN_MAX:
-            raise Busy(f"{STREAMS_OPEN_MAX} streams are open to one peer; wait for some to end")
-        stream = link.driver.open(self.wire_id(protocol), framing_of(protocol))
+        assert link.driver.peer_id is not None, "links that are handed out have a peer"
+        wire_id = self.wire_id(protocol)
+        scope = self.quota.scope(link.driver.peer_id, wire_id)
+        refusal = scope.enter(is_incoming=False)
+        if refusal is not None:
+            self.quota.refuse(refusal)
+            raise Busy(f"too many streams are open ({refusal}); wait for some to end")
+        try:
+            stream = link.driver.open(wire_id, framing_of(protocol))
+        except BaseException:
+            scope.leave_outgoing()
+            raise
+        stream.on_done = scope.leave_outgoing
         return self._wrap(link, stream, protocol)
 
     def _wrap(self, link: Link, stream: FrameStream, protocol: ProtocolSpec) -> PeerStream:
@@ -163,14 +173,33 @@ class SwarmTransport:
 
     def on_opened(self, link: Link, stream: FrameStream) -> None:
         """A peer opened a stream: called by every endpoint of this node."""
-        if (served := self._handlers.get(stream.protocol_id)) is not None:
+        driver = link.driver
+        if not driver.is_open(stream):
+            # It was reset before anybody looked at it.
+            return
+        assert driver.peer_id is not None, "no stream opens before the peer is known"
+        scope = self.quota.scope(driver.peer_id, stream.protocol_id)
+        refusal = scope.enter(is_incoming=True)
+        if refusal is not None:
+            self.quota.refuse(refusal)
+            driver.reset(stream, WireCode.RESOURCE_LIMIT)
+            link.transmit_soon()
+        elif (served := self._handlers.get(stream.protocol_id)) is not None:
             protocol, handler = served
             task = self._loop.create_task(self._run(handler, self._wrap(link, stream, protocol)), name=protocol.id)
+            # Counted until its handler has returned, so that streams opened and reset at once leave no crowd of handlers.
             self._tasks[task] = None
-            task.add_done_callback(lambda done: self._tasks.pop(done, None))
+            task.add_done_callback(partial(self._on_handled, scope))
         else:
             protocol, function = self._answers[stream.protocol_id]
+            stream.on_done = scope.leave_incoming
             stream.on_change = partial(self._answer, link, stream, protocol, function)
+            if not stream.frames:
+                driver.expect_question(stream, self._clock.now())
+
+    def _on_handled(self, scope: StreamScope, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        scope.leave_incoming()
 
     async def _run(self, handler: Handler, stream: PeerStream) -> None:
         try:
@@ -194,6 +223,11 @@ class SwarmTransport:
         if data is None:
             if stream.has_ended:
                 driver.reset(stream, WireCode.PROTOCOL_VIOLATION)
+            return
+        if not driver.has_memory():
+            self.quota.refuse(Refusal.MEMORY)
+            driver.reset(stream, WireCode.RESOURCE_LIMIT)
+            link.transmit_soon()
             return
         assert driver.peer_id is not None
         stream.on_change = partial(driver.check_silent, stream)
@@ -233,11 +267,13 @@ class QuicTransport(SwarmTransport):
         ip_version: int = 4,
         limits: Limits | None = None,
         network: str = "",
+        node_limits: NodeLimits | None = None,
         on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(
-            peer_id=peer_id, clock=clock, addresses=addresses, network=network, on_frame=on_frame, loop=loop
+            peer_id=peer_id, clock=clock, addresses=addresses, network=network, node_limits=node_limits, on_frame=on_frame,
+            loop=loop,
         )  # fmt: skip
         self._endpoint = QuicEndpoint(
             swarm=self.swarm,

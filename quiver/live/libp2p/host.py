@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -22,7 +22,7 @@ from quiver.live.libp2p.udp import UdpSocket
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic import certificate
 from quiver.quic.certificate import Identity
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, NodeLimits, Refusal
 from quiver.quic.stream import PeerStream
 from quiver.quic.streams import CLOSE_GATED
 from quiver.quic.swarm import Swarm
@@ -62,11 +62,13 @@ class Host:
         network: str = "",
         clock: Clock | None = None,
         limits: Limits | None = None,
+        node_limits: NodeLimits | None = None,
     ) -> None:
         if not kinds:
             raise UsageError("a host needs QUIC or TCP, or both")
         self.peer_id: PeerId = keypair.peer_id
         self.limits = limits or Limits()
+        self._node_limits = node_limits
         self.kinds = tuple(kinds)
         self._keypair = keypair
         self._host = host
@@ -107,11 +109,14 @@ class Host:
 
     def _make_transport(self, identity: Identity, loop: asyncio.AbstractEventLoop) -> SwarmTransport:
         if Kind.QUIC not in self.kinds:
-            return SwarmTransport(peer_id=self.peer_id, clock=self._clock, network=self._network, loop=loop)
+            return SwarmTransport(
+                peer_id=self.peer_id, clock=self._clock, network=self._network, node_limits=self._node_limits, loop=loop
+            )  # fmt: skip
         self._udp = UdpSocket(self._host, self._port, loop)
         return QuicTransport(
             peer_id=self.peer_id, identity=identity, clock=self._clock, send_datagram=self._udp.send,
-            ip_version=self._udp.ip_version, limits=self.limits, network=self._network, loop=loop,
+            ip_version=self._udp.ip_version, limits=self.limits, network=self._network, node_limits=self._node_limits,
+            loop=loop,
         )  # fmt: skip
 
     async def _listen_tcp(self, transport: SwarmTransport, identity: Identity, loop: asyncio.AbstractEventLoop) -> None:
@@ -140,8 +145,13 @@ class Host:
         """A node bound to all interfaces cannot know its outer address: without `announce` it is reached by nobody new."""
         if self._host in _ANY_HOSTS:
             return ()
-        quic = () if self._udp is None else (quic_address(*self._udp.address),)
-        tcp = () if self._tcp is None else (tcp_address(*self._tcp.address),)
+        socket = self._udp or self._tcp
+        return () if socket is None else self.bound_at(socket.address[0])
+
+    def bound_at(self, ip: str) -> tuple[bytes, ...]:
+        """The addresses of our ports if `ip` leads to us."""
+        quic = () if self._udp is None else (quic_address(ip, self._udp.address[1]),)
+        tcp = () if self._tcp is None else (tcp_address(ip, self._tcp.address[1]),)
         return quic + tcp
 
     def _served(self) -> list[str]:
@@ -172,6 +182,11 @@ class Host:
     def swarm(self) -> Swarm:
         """To whom this host is connected."""
         return self._transport.swarm
+
+    @property
+    def refused(self) -> Mapping[Refusal, int]:
+        """What was refused to peers since the start, by kind."""
+        return self._transport.quota.refused
 
     def _close_sockets(self) -> None:
         if self._udp is not None:

@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 
-from quiver.errors import PeerError, StreamReset, WireCode
+from quiver.errors import PeerError, WireCode
 from quiver.ids import PeerId
 from quiver.ports import Clock, Stream, Transport
 from quiver.wire.ping import PING, PING_BYTES
 
-# Streams a peer may ping on at once, and how long each may be silent (go- and js-libp2p).
-STREAMS_PER_PEER_MAX = 2
+# How long a stream may be silent (go- and js-libp2p).
 IDLE_S = 10.0
 
 
 class PingService:
-    """Serves `/ipfs/ping/1.0.0` from the moment it is made."""
+    """Serves `/ipfs/ping/1.0.0` from the moment it is made. How many streams a peer gets is among the node's limits."""
 
     def __init__(self, transport: Transport, clock: Clock) -> None:
         self._transport = transport
         self._clock = clock
-        self._streams: Counter[PeerId] = Counter()
         transport.serve(PING, self._serve)
 
     async def _serve(self, stream: Stream) -> None:
-        peer = stream.peer_id
-        if self._streams[peer] >= STREAMS_PER_PEER_MAX:
-            raise StreamReset(WireCode.RESOURCE_LIMIT, "too many pings at once", peer_id=peer)
-        self._streams[peer] += 1
-        try:
-            while True:
-                async with self._clock.deadline(IDLE_S):
-                    data = await stream.receive()
-                if data is None:
-                    break
-                await stream.send(data)
-            stream.finish()
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
+        while True:
+            async with self._clock.deadline(IDLE_S):
+                data = await stream.receive()
+            if data is None:
+                break
+            await stream.send(data)
+        stream.finish()
 
     async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
         """Round-trip time of one ping, seconds, dialling first if need be. `PeerError` for a wrong echo."""

@@ -110,7 +110,7 @@ class TcpEndpoint:
 
     def has_room(self, host: str) -> bool:
         """One more incoming connection from `host` is within the limits."""
-        return not self._swarm.is_closed and self._swarm.has_room(host)
+        return not self._swarm.is_closed and self._swarm.judge_incoming(host, is_validated=True) is None
 
     def attach(self, link: Link, wire: TcpWire) -> None:
         """The socket of a link is there."""

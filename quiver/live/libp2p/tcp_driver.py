@@ -217,14 +217,15 @@ class TcpDriver(StreamDriver):
             if isinstance(event, DataReceived):
                 self._on_bytes(event.stream_id, event.data, now)
             elif isinstance(event, StreamOpened):
-                # Its first bytes name the protocol; `_on_data` begins the stream with them.
                 assert self._session is not None
                 self._session.accept(event.stream_id)
+                # It must name its protocol in time, even if it never says a word.
+                self._on_data(event.stream_id, b"", False, now)
             elif isinstance(event, StreamEnded):
                 self._on_end(event.stream_id, now)
             elif isinstance(event, StreamAborted):
                 self._drop(event.stream_id)
-                self._on_reset(event.stream_id, event.code)
+                self._on_reset(event.stream_id, event.code, now)
             elif isinstance(event, CreditReceived):
                 self._flush_stream(event.stream_id)
             elif isinstance(event, PongReceived):
@@ -237,9 +238,6 @@ class TcpDriver(StreamDriver):
     def _on_end(self, stream_id: int, now: float) -> None:
         if stream_id in self._streams:
             self._on_data(stream_id, b"", True, now)
-        elif self._session is not None and stream_id not in self._unsent:
-            # It was opened and ended without a word: nobody will ever answer on it.
-            self._session.reset(stream_id, WireCode.NEGOTIATION_FAILED)
 
     def _on_bytes(self, stream_id: int, data: bytes, now: float) -> None:
         """Bytes of whole frames stay out of the peer's credit until they are read; all others give it back at once."""
@@ -294,6 +292,9 @@ class TcpDriver(StreamDriver):
 
     def _buffered_bytes(self, stream_id: int) -> int:
         return len(self._unsent.get(stream_id, b""))
+
+    def _buffered_bytes_total(self) -> int:
+        return sum(map(len, self._unsent.values()))
 
     def _reset_sending(self, stream_id: int, code: int) -> None:
         self._drop(stream_id)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from quiver.errors import DeadlineExceeded, MalformedMessage, PeerUnreachable, StreamReset, UsageError, WireCode
 from quiver.quic import address_book, swarm
+from quiver.quic.admission import Admission
 from quiver.quic.limits import Limits
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT
 from quiver.runtime import Deadline
@@ -109,10 +111,15 @@ def test_where_a_peer_came_from_is_where_it_can_be_reached():
     tell(story)
 
 
-def test_a_peer_may_hold_only_so_many_connections(monkeypatch):
-    monkeypatch.setattr(swarm, "CONNECTIONS_PER_PEER_MAX", 2)
+def limit(node, **changes):
+    """Give a node other limits, before anything has happened."""
+    node.quota.limits = msgspec.structs.replace(node.quota.limits, **changes)
+    node.swarm.admission = Admission(node.quota)
 
+
+def test_a_peer_may_hold_only_so_many_connections():
     async def story(net, a, b):
+        limit(b, connections_per_peer_max=2)
         ends = [a._endpoint._add_link((b.host, 4001), expected_peer=b.peer_id) for _ in range(3)]
         await net.settle(0.2)
         assert sorted(link.driver.is_closed for link in ends) == [False, False, True]
@@ -121,10 +128,9 @@ def test_a_peer_may_hold_only_so_many_connections(monkeypatch):
     tell(story)
 
 
-def test_connections_without_a_proven_peer_are_few(monkeypatch):
-    monkeypatch.setattr(swarm, "HALF_OPEN_MAX", 3)
-
+def test_connections_without_a_proven_peer_are_few():
     async def story(net, a, b):
+        limit(b, half_open_max=3)
         for _ in range(5):
             a._endpoint._add_link((b.host, 4001), expected_peer=b.peer_id)
         # Nothing comes back, so nobody proves anything.
@@ -383,21 +389,12 @@ def test_of_two_connections_both_ends_leave_the_same_one():
     tell(story)
 
 
-def test_one_address_group_gets_only_so_many_connections(monkeypatch):
-    monkeypatch.setattr(swarm, "CONNECTIONS_PER_GROUP_MAX", 3)
-
+def test_one_address_group_gets_only_so_many_connections():
     async def story(net, a, b):
+        limit(b, connections_per_group_max=3)
         for _ in range(5):
             a._endpoint.dial(quic_address(b.host, 4001), b.peer_id)
         await net.settle(0.2)
         assert len(links(b)) == 3
 
     tell(story)
-
-
-@pytest.mark.parametrize(
-    ("host", "group"),
-    [("127.0.0.1", None), ("::1", None), ("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2ff::1", "2001:db8:1:200::/56")],
-)
-def test_address_groups(host, group):
-    assert swarm._group_of(host) == group
