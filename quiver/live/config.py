@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,11 +18,16 @@ from quiver.errors import MalformedMessage, UsageError
 from quiver.identity.peer_id import parse_peer_id
 from quiver.ids import ADDRESS_BYTES, Address, ModelId, PeerId, model_id_from_digest
 from quiver.live.http.auth import ApiKey
+from quiver.live.libp2p.host import Kind
+from quiver.live.libp2p.kad_transport import KAD_IDS
+from quiver.live.membership import Mode
 from quiver.params import Params
 from quiver.values.peer import PeerInfo
 from quiver.wire import multiaddr
 
 T = TypeVar("T")
+# Hex digits of a network's hash in a protocol id: 64 bits, which nobody makes collide by accident.
+PREFIX_DIGITS = 16
 Level = Literal["debug", "info", "warning", "error"]
 # What is out of range is refused when the file is read: a socket would take port 99999 as 34463 without a word.
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -70,17 +76,43 @@ class Network(Section, frozen=True, kw_only=True):
         parts = (self.name, self.chain.id, self.chain.contract.lower(), self.aggregator.account.lower(), self.params)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
+    def prefix(self) -> str:
+        """What goes into the id of each protocol of ours, so that networks do not mix."""
+        return self.compute_hash()[:PREFIX_DIGITS]
 
-class Udp(Section, frozen=True, kw_only=True):
-    """`[transport]`: the QUIC port."""
+
+class TransportSection(Section, frozen=True, kw_only=True):
+    """`[transport]`: how this node meets others."""
 
     host: str = "127.0.0.1"
+    "An IPv4 or IPv6 address of this machine; 0.0.0.0 or :: for all of them, then `announce` is needed."
     port: Port = 0
-    "0 lets the kernel choose; a bootstrap or aggregator needs a fixed one."
+    "For UDP and TCP; 0 lets the kernel choose. A bootstrap or aggregator needs a fixed one."
     announce: tuple[str, ...] = ()
     "Multiaddrs others are told to dial; needed behind NAT and with host 0.0.0.0."
     idle_timeout_s: Positive = 30.0
     "A peer that is silent this long is gone."
+    quic: bool = True
+    tcp: bool = True
+    "QUIC (UDP) is tried first, then TCP with TLS and yamux. Either may be forbidden."
+    mode: Mode = Mode.AUTO
+    "In the DHT: server, client, or auto: a client until others have shown that they can dial this node."
+    kad: str | tuple[str, ...] = "quiver"
+    "DHT protocols served and asked: quiver (this network's own), ipfs, or ids that begin with /."
+    uvloop: bool = True
+    "Use uvloop where it is installed; false: asyncio's own loop."
+
+    def kinds(self, *, where: str) -> tuple[Kind, ...]:
+        """Of connections; `UsageError` when none is left."""
+        kinds = tuple(kind for kind, allowed in ((Kind.QUIC, self.quic), (Kind.TCP, self.tcp)) if allowed)
+        if not kinds:
+            raise UsageError(f"{where}: [transport] forbids both quic and tcp: allow one")
+        return kinds
+
+    def kad_ids(self, *, where: str) -> tuple[str, ...]:
+        """Full protocol ids; `UsageError` for a name nobody knows."""
+        names = (self.kad,) if isinstance(self.kad, str) else self.kad
+        return parse_kad(names, where=where)
 
 
 class Http(Section, frozen=True, kw_only=True):
@@ -135,7 +167,7 @@ class NodeConfig(Section, frozen=True, kw_only=True):
     log: str = ""
     "A file for the log's JSON lines; empty is standard error."
     log_level: Level = "info"
-    transport: Udp = Udp()
+    transport: TransportSection = TransportSection()
 
 
 class BootstrapConfig(NodeConfig, frozen=True, kw_only=True, tag="bootstrap", tag_field="role"):
@@ -268,6 +300,16 @@ def parse_addresses(texts: tuple[str, ...], *, where: str) -> tuple[bytes, ...]:
         return tuple(multiaddr.from_text(text.partition("/p2p/")[0]) for text in texts)
     except MalformedMessage as error:
         raise UsageError(f"{where}: announce: {error}") from error
+
+
+def parse_kad(names: Sequence[str], *, where: str) -> tuple[str, ...]:
+    """Full ids of DHT protocols named in a config or on a command line."""
+    for name in names:
+        if name not in KAD_IDS and not name.startswith("/"):
+            raise UsageError(f"{where}: kad {name!r}: it is one of {', '.join(KAD_IDS)}, or an id that begins with /")
+    if not names:
+        raise UsageError(f'{where}: kad names no protocol: write kad = "quiver"')
+    return tuple(KAD_IDS.get(name, name) for name in names)
 
 
 def parse_account(text: str, *, where: str) -> Address:

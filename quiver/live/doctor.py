@@ -185,7 +185,7 @@ async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_p
             itself = False
         if itself:
             return ok("bootstrap", "this node is the network's only one: it waits for the others")
-    transport = Host(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0")
+    transport = Host(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0", network=network.prefix())
     await transport.start()
     try:
         alive, reasons = 0, []

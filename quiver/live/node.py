@@ -30,6 +30,7 @@ from quiver.live.config import (
 )
 from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace, note
+from quiver.live.membership import Membership, Mode
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.live.stores.sqlite import SqliteStore
 from quiver.quic.limits import Limits
@@ -49,8 +50,13 @@ class Node:
 
     runtime: Runtime
     network: Network
-    dht: DhtService
+    membership: Membership
     aggregator: PeerId
+
+    @property
+    def dht(self) -> DhtService:
+        """Finding peers and providers."""
+        return self.membership.dht
 
 
 @asynccontextmanager
@@ -74,12 +80,13 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
             on_event=lambda event: trace.emit(LedgerMoved(at_s=clock.now(), node=keypair.peer_id, event=event)),
         )  # fmt: skip
         stack.push_async_callback(ledger.close)
+        ways = config.transport
         transport = Host(
-            keypair, host=config.transport.host, port=config.transport.port, clock=clock,
-            announce=parse_addresses(config.transport.announce, where=str(path)), network=network.compute_hash()[:16],
+            keypair, host=ways.host, port=ways.port, clock=clock, kinds=ways.kinds(where=str(path)),
+            announce=parse_addresses(ways.announce, where=str(path)), network=network.prefix(),
             limits=Limits(
                 stream_window_bytes=network.params.stream_window_bytes, streams_max=network.params.streams_per_peer_max,
-                idle_timeout_s=config.transport.idle_timeout_s, handshake_timeout_s=network.params.dial_timeout_s,
+                idle_timeout_s=ways.idle_timeout_s, handshake_timeout_s=network.params.dial_timeout_s,
             ),
         )  # fmt: skip
         await transport.start()
@@ -94,7 +101,17 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
             network=network.name, network_hash=network.compute_hash(),
             addresses=[multiaddr.to_text(address) for address in transport.local_info().addresses],
         )  # fmt: skip
-        yield Node(runtime=runtime, network=network, dht=DhtService(runtime), aggregator=aggregator.peer_id)
+        membership = Membership(
+            transport, runtime, mode=_mode(ways.mode, keypair.peer_id, network), ids=ways.kad_ids(where=str(path))
+        )  # fmt: skip
+        stack.push_async_callback(membership.close)
+        yield Node(runtime=runtime, network=network, membership=membership, aggregator=aggregator.peer_id)
+
+
+def _mode(mode: Mode, peer_id: PeerId, network: Network) -> Mode:
+    """Who is named in network.toml for others to join through serves from the start: before it nobody is there to dial it back."""
+    is_named = any(parse_peer(text, where="network.toml").peer_id == peer_id for text in network.bootstrap)
+    return Mode.SERVER if mode is Mode.AUTO and is_named else mode
 
 
 async def join(node: Node) -> None:

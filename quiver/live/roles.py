@@ -148,7 +148,9 @@ def count_ready(service: GatewayService) -> int:
 
 async def _after_join(node: Node, then: Callable[[], Coroutine[Any, Any, None]]) -> None:
     await join(node)
-    await then()
+    async with Nursery() as nursery:
+        nursery.start(node.membership.run())
+        await then()
 
 
 async def _until(

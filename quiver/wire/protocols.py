@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quiver.params import Params
+from quiver.values.dialback import DialBackAnswer, DialBackQuestion
 from quiver.values.frames import AckFrame, InferenceFrame, ReceiptsFrame
 from quiver.values.offer import OfferAnswer, OfferQuestion
 from quiver.wire.codec import MessageCodec
@@ -19,3 +20,6 @@ OFFER: MessageCodec[OfferQuestion | OfferAnswer] = MessageCodec(
     "/quiver/offer/1.0.0", OfferQuestion | OfferAnswer, frame_bytes_max=256 * 1024
 )
 KAD = KadCodec(KAD_QUIVER)
+DIALBACK: MessageCodec[DialBackQuestion | DialBackAnswer] = MessageCodec(
+    "/quiver/dialback/1.0.0", DialBackQuestion | DialBackAnswer, frame_bytes_max=2048
+)

@@ -1,0 +1,74 @@
+"""A host's part in a network: the DHT with its mode, who enters its table, and whether others can dial this node.
+
+Rules of this file: wiring only. Between simulation and reality these rules do not differ; what is here is what only real
+networks have: protocols that peers list, firewalls, and nodes of other makers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+
+from quiver.dht.service import DhtService
+from quiver.live.libp2p.dialback import DialBackService
+from quiver.live.libp2p.host import Host
+from quiver.live.libp2p.identify_push import IdentifyPush
+from quiver.live.libp2p.kad_transport import KadTransport
+from quiver.live.libp2p.reachability import Reachability, State
+from quiver.live.libp2p.table_feed import TableFeed
+from quiver.live.log import note
+from quiver.runtime import Runtime
+from quiver.wire.kad import KAD_QUIVER
+
+_log = logging.getLogger("quiver.node")
+
+
+class Mode(StrEnum):
+    """Part in the DHT."""
+
+    AUTO = "auto"
+    "Client until others have shown that they can dial us."
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class Membership:
+    """Over a started host. `runtime.transport` may be that host; the DHT gets its own view of it."""
+
+    def __init__(
+        self, host: Host, runtime: Runtime, *, mode: Mode = Mode.AUTO, ids: Sequence[str] = (KAD_QUIVER,)
+    ) -> None:
+        self.mode = mode
+        self._host = host
+        self.kad = KadTransport(host, ids, clock=runtime.clock, is_server=mode is Mode.SERVER)
+        self.dht = DhtService(dataclasses.replace(runtime, transport=self.kad))
+        self.push = IdentifyPush(host)
+        self.reachability = Reachability(host, runtime.clock, on_change=self._on_reachability)
+        self._feed = TableFeed(host, self.kad, self.dht)
+        if mode is not Mode.CLIENT:
+            DialBackService(host, runtime.clock)
+
+    def _on_reachability(self, state: State) -> None:
+        """A node that others cannot dial answers no questions, or they would wait for it in vain."""
+        is_well = state is State.REACHABLE and bool(self._host.local_info().addresses)
+        if self.mode is Mode.AUTO and is_well != self.kad.is_server:
+            self.kad.set_server(is_well)
+            self.push.soon()
+        note(
+            _log, logging.WARNING if state is State.UNREACHABLE else logging.INFO,
+            f"others {'can' if state is State.REACHABLE else 'cannot'} dial this node" if state is not State.UNKNOWN
+            else "not known yet whether others can dial this node",
+            reachability=state, detail=self.reachability.detail(), fix=self.reachability.advice(),
+            dht="server" if self.kad.is_server else "client",
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Keep asking whether we can be dialled, until cancelled."""
+        await self.reachability.run()
+
+    async def close(self) -> None:
+        """Before the host closes."""
+        await self._feed.close()
+        await self.push.close()
