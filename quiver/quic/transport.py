@@ -124,7 +124,11 @@ class SwarmTransport:
         """A new stream. An unsupported protocol shows at the first receive."""
         try:
             async with self._clock.deadline(timeout_s):
-                return self._open(await self.swarm.connect(peer), protocol)
+                link = await self.swarm.connect(peer)
+                stream = self._open(link, protocol)
+                # The peer may be the one who speaks first.
+                link.transmit_soon()
+                return stream
         except DeadlineExceeded as error:
             # The same as a handshake that times out a moment earlier: nobody there. No deadline of a request has passed.
             raise PeerUnreachable(f"no connection to {short(peer)} within {timeout_s:g} s") from error

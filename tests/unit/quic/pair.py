@@ -131,4 +131,16 @@ class Pair:
         return mine, self.opened()[-1]
 
 
-__all__ = ["A", "B", "Changed", "FRAME_MAX", "FRAMING", "PROTOCOL", "Pair", "Terminated", "UTC_MS", "identity", "peer_id"]
+__all__ = [
+    "A",
+    "B",
+    "Changed",
+    "FRAME_MAX",
+    "FRAMING",
+    "PROTOCOL",
+    "Pair",
+    "Terminated",
+    "UTC_MS",
+    "identity",
+    "peer_id",
+]
