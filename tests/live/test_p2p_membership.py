@@ -1,115 +1,94 @@
-"""Nodes that meet: who enters a routing table, what strangers are asked, and whether a node knows that it can be dialled."""
+"""Nodes that meet: who enters a routing table, in which protocol strangers are asked, and which loop runs it."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from typing import Any, cast
 
 import pytest
+import uvloop
 
-from quiver.identity.keys import KeyPair
-from quiver.live.clock import LiveClock
-from quiver.live.libp2p.host import Host, Kind
-from quiver.live.membership import Membership, Mode
-from quiver.params import Params
-from quiver.runtime import Nursery, Runtime
-from quiver.wire.kad import KAD_QUIVER
+from quiver.errors import StreamReset, WireCode
+from quiver.live.libp2p.host import Kind
+from quiver.live.membership import Mode
+from quiver.values.kad import KadMessage, KadType
+from quiver.wire.kad import KAD_IPFS, KAD_QUIVER, KadCodec
+from tests.live.meeting import Peer, play, until
 
-PARAMS = Params(rpc_timeout_s=2.0, dial_timeout_s=2.0)
-
-
-class Silence:
-    """A trace nobody reads."""
-
-    def emit(self, event):
-        pass
+KEY = b"\x12\x20" + bytes(32)
+SERVER = {"mode": Mode.SERVER}
 
 
-class Peer:
-    """A host with its membership."""
-
-    def __init__(self, number, *, mode=Mode.AUTO, ids=(KAD_QUIVER,), **options):
-        self.host = Host(KeyPair(bytes([number]) * 32), **options)
-        self.mode, self.ids = mode, ids
-
-    async def start(self):
-        await self.host.start()
-        nothing = cast(Any, None)
-        runtime = Runtime(
-            clock=LiveClock(), transport=self.host, store=nothing, signer=nothing, verifier=nothing, ledger=nothing,
-            trace=Silence(), rng=random.Random(1), params=PARAMS,
-        )  # fmt: skip
-        self.membership = Membership(self.host, runtime, mode=self.mode, ids=self.ids)
-        self.dht = self.membership.dht
-
-    @property
-    def info(self):
-        return self.host.local_info()
-
-    async def close(self):
-        await self.membership.close()
-        await self.host.close()
-
-
-def play(story, *peers, loop_factory=None):
-    """`story(*peers)` with all started, and `run` of each beside it; all are closed at the end."""
-
-    async def main():
-        try:
-            for peer in peers:
-                await peer.start()
-            async with Nursery() as nursery:
-                for peer in peers:
-                    nursery.start(peer.membership.run())
-                try:
-                    await story(*peers)
-                finally:
-                    nursery.cancel()
-        finally:
-            for peer in peers:
-                await peer.close()
-
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(main())
-
-
-async def until(condition, what, timeout_s=8.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.02)
-    assert condition(), what
-
-
-def knows(one, other):
-    return other.host.peer_id in one.dht.table
-
-
-def drop_inbound(host):
-    """A firewall: datagrams of strangers and new TCP connections are lost, answers to our own come through."""
-    receive, known = host._udp._on_datagram, {}
-    send = host._udp.send
-
-    def sending(data, address):
-        known[address] = True
-        send(data, address)
-
-    host._started._endpoint._send_datagram = sending
-    host._udp._on_datagram = lambda data, address: receive(data, address) if address in known else None
-
-
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("kind", Kind)
-def test_servers_meet_by_identify_and_a_client_stays_out_of_the_table(kind):
+def test_servers_meet_by_identify_and_a_client_stays_out_of_the_table(kind, loop_factory):
     async def story(a, b, client):
         await b.dht.bootstrap([a.info])
         await client.dht.bootstrap([a.info])
-        await until(lambda: knows(a, b) and knows(b, a) and knows(client, a), "servers know each other")
-        assert client.host.peer_id in a.host.identify.known and not knows(a, client)
-        assert await client.dht.provide(b"\x12\x20" + bytes(32)) == 2
-        assert [info.peer_id for info in await b.dht.find_providers(b"\x12\x20" + bytes(32))] == [client.host.peer_id]
+        await until(lambda: a.knows(b) and b.knows(a) and client.knows(a), "servers that know each other")
+        assert client.peer_id in a.host.identify.known and not a.knows(client)
+        assert await client.dht.provide(KEY) == 2
+        assert [info.peer_id for info in await b.dht.find_providers(KEY)] == [client.peer_id]
 
     options = {"kinds": (kind,)}
     play(
-        story, Peer(1, mode=Mode.SERVER, **options), Peer(2, mode=Mode.SERVER, **options),
-        Peer(3, mode=Mode.CLIENT, **options),
+        story, Peer(1, **SERVER, **options), Peer(2, **SERVER, **options), Peer(3, mode=Mode.CLIENT, **options),
+        loop_factory=loop_factory,
     )  # fmt: skip
+
+
+def test_a_question_alone_lets_nobody_into_the_table():
+    async def story(a, liar):
+        # Says that it is a server, but lists no DHT in identify.
+        liar.host.learn(a.info)
+        question = KadMessage(type=KadType.FIND_NODE, key=liar.peer_id, providers=(liar.info,))
+        await liar.host.rpc(a.peer_id, KadCodec(KAD_QUIVER), question, timeout_s=5)
+        await until(lambda: liar.peer_id in a.host.identify.known, "its identify")
+        await asyncio.sleep(0.1)
+        assert not a.knows(liar)
+
+    play(story, Peer(1, **SERVER), Peer(2, mode=Mode.CLIENT))
+
+
+def test_a_peer_that_changes_is_updated_by_one_push():
+    async def story(a, b):
+        await b.dht.bootstrap([a.info])
+        await until(lambda: a.knows(b), "b in a's table")
+        heard = []
+        a.host.identify.listeners.append(lambda peer, told: heard.append(told))
+        b.membership.kad.set_server(False)
+        b.membership.push.soon()
+        b.membership.push.soon()
+        await until(lambda: not a.knows(b), "b to leave a's table")
+        with pytest.raises(StreamReset) as refused:
+            await a.host.rpc(b.peer_id, KadCodec(KAD_QUIVER), KadMessage(type=KadType.PING), timeout_s=5)
+        assert refused.value.code == WireCode.NEGOTIATION_FAILED
+        b.membership.kad.set_server(True)
+        b.membership.push.soon()
+        await until(lambda: a.knows(b), "b back in a's table")
+        assert len(heard) == 2
+
+    play(story, Peer(1, **SERVER), Peer(2, **SERVER))
+
+
+def test_each_peer_is_asked_in_a_dht_protocol_it_serves():
+    async def story(both, public, private):
+        await public.dht.bootstrap([both.info])
+        await private.dht.bootstrap([both.info])
+        await until(lambda: both.knows(public) and both.knows(private), "both kinds in one table")
+        assert await both.dht.provide(KEY) == 2
+        assert [info.peer_id for info in await public.dht.find_providers(KEY)] == [both.peer_id]
+        assert [info.peer_id for info in await private.dht.find_providers(KEY)] == [both.peer_id]
+        # They have no protocol in common.
+        assert not public.knows(private) and not private.knows(public)
+
+    play(
+        story, Peer(1, ids=(KAD_QUIVER, KAD_IPFS), **SERVER), Peer(2, ids=(KAD_IPFS,), **SERVER), Peer(3, **SERVER)
+    )  # fmt: skip
+
+
+def test_ipv6():
+    async def story(a, b):
+        await b.dht.bootstrap([a.info])
+        await until(lambda: a.knows(b) and b.knows(a), "servers that know each other")
+
+    play(story, Peer(1, host="::1", **SERVER), Peer(2, host="::1"))
