@@ -22,7 +22,9 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     alpha: int = 3
     "Questions in flight in one lookup."
     beta: int = 3
-    "A lookup may stop when this many closest peers have answered."
+    "The lookup that refreshes a bucket stops when this many closest peers have answered; others when k have."
+    disjoint_paths: int = 1
+    "Paths of a lookup that share no peer (S/Kademlia, Baumgart & Mies 2007). More find records despite liars near the key."
     rpc_timeout_s: float = 5.0
     bucket_refresh_s: float = 600.0
     lease_s: float = 600.0

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import msgspec
 
-from quiver.dht.service import ADDRESSLESS, DhtService
+from quiver.dht.answers import ADDRESSLESS
+from quiver.dht.service import DhtService
 from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.runtime import Nursery, Runtime

@@ -33,13 +33,21 @@ class Lookup:
     )  # fmt: skip
 
     def __init__(
-        self, target: int, known: Iterable[PeerInfo], *, own: PeerId, params: Params, width: int | None = None
+        self,
+        target: int,
+        known: Iterable[PeerInfo],
+        *,
+        own: PeerId,
+        params: Params,
+        width: int | None = None,
+        alpha: int | None = None,
     ) -> None:
+        """`width` and `alpha` in place of k and the network's alpha."""
         self.target = target
         self.asked = 0
         "Questions given out so far."
         self._k = params.k
-        self._alpha = params.alpha
+        self._alpha = params.alpha if alpha is None else alpha
         self._width = params.k if width is None else width
         self._timeout_s = params.rpc_timeout_s
         self._questions_max = QUESTIONS_PER_K * params.k
@@ -141,9 +149,17 @@ class Lookup:
         return self._answered[0][1] if self._answered else 0
 
     @property
+    def answered(self) -> Sequence[Candidate]:
+        """All who answered, nearest first."""
+        return self._answered
+
+    @property
     def result(self) -> list[PeerInfo]:
         """The k nearest peers that answered, nearest first."""
         return [info for _, _, info in self._answered[: self._k]]
+
+    replicas = result
+    "Who should hold a record of the target."
 
     def validate(self) -> None:
         """Own invariants."""

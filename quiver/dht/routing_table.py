@@ -7,6 +7,7 @@ Rules of this file: no clock and no I/O. At most 256 buckets of `k` peers and a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 
 from quiver.dht.distance import KEY_BITS, KEYS
 from quiver.dht.kbucket import KBucket
@@ -17,12 +18,14 @@ from quiver.values.peer import PeerInfo
 class RoutingTable:
     """Peers that spoke to us, by distance from `own`."""
 
-    __slots__ = ("own", "own_key", "k", "buckets")
+    __slots__ = ("own", "own_key", "k", "silence_s", "buckets")
 
-    def __init__(self, own: PeerId, k: int) -> None:
+    def __init__(self, own: PeerId, k: int, *, silence_s: float = inf) -> None:
+        """A peer at the head of a full bucket is doubted after `silence_s` without a word from it."""
         self.own = own
         self.own_key = KEYS[own]
         self.k = k
+        self.silence_s = silence_s
         self.buckets: list[KBucket] = []
         "Index = common prefix length; as long as the deepest bucket ever used."
 
@@ -34,19 +37,34 @@ class RoutingTable:
             yield from bucket.peers
 
     def __contains__(self, peer_id: PeerId) -> bool:
-        index = KEY_BITS - (self.own_key ^ KEYS[peer_id]).bit_length()
-        return index < len(self.buckets) and KEYS[peer_id] in self.buckets[index].keys
+        return self.get(peer_id) is not None
 
-    def on_seen(self, info: PeerInfo) -> None:
-        """A peer asked or answered us: it is alive."""
+    def on_seen(self, info: PeerInfo, now: float) -> PeerInfo | None:
+        """A peer asked or answered us: it is alive. Returns a peer to ask for a sign of life, if its bucket is full of silence."""
         key = KEYS[info.peer_id]
         index = KEY_BITS - (self.own_key ^ key).bit_length()
-        if index == KEY_BITS:
-            return
         buckets = self.buckets
-        while index >= len(buckets):
-            buckets.append(KBucket())
-        buckets[index].on_seen(key, info, self.k)
+        try:
+            bucket = buckets[index]
+        except IndexError:
+            if index == KEY_BITS:
+                return None
+            buckets += [KBucket() for _ in range(index + 1 - len(buckets))]
+            bucket = buckets[index]
+        return None if bucket.on_seen(key, info, self.k) else bucket.doubtful(now, self.silence_s)
+
+    def get(self, peer_id: PeerId) -> PeerInfo | None:
+        """A live peer as the table knows it."""
+        key = KEYS[peer_id]
+        index = KEY_BITS - (self.own_key ^ key).bit_length()
+        if index >= len(self.buckets):
+            return None
+        bucket = self.buckets[index]
+        keys = bucket.keys
+        # Whoever asks was just seen.
+        if keys and keys[-1] == key:
+            return bucket.peers[-1]
+        return bucket.peers[keys.index(key)] if key in keys else None
 
     def on_failed(self, peer_id: PeerId) -> None:
         """A peer was silent or broke the protocol: forget it."""
@@ -57,41 +75,48 @@ class RoutingTable:
 
     def closest(self, target: int, n: int) -> list[PeerInfo]:
         """The `n` live peers nearest to `target`. The set is exact; inside a bucket the order is the bucket's own."""
-        buckets = self.buckets
-        start = KEY_BITS - (self.own_key ^ target).bit_length()
-        found: list[PeerInfo] = []
-        # The target's own bucket is nearest to it, then come all deeper ones, then the shallower, one after the other.
-        if start < len(buckets):
-            found += buckets[start].peers
-            if len(found) >= n:
-                return found if len(found) == n else _cut(buckets[start], target, n)
-            if start + 1 < len(buckets):
-                own_side = len(found)
-                for bucket in buckets[start + 1 :]:
-                    found += bucket.peers
-                if len(found) >= n:
-                    return found if len(found) == n else self._closest_deeper(found[:own_side], start + 1, target, n)
-        for index in range(min(start, len(buckets)) - 1, -1, -1):
-            room = n - len(found)
-            bucket = buckets[index]
-            if len(bucket.peers) >= room:
-                return found + _cut(bucket, target, room)
-            found += bucket.peers
-        return found
-
-    def _closest_deeper(self, found: list[PeerInfo], start: int, target: int, n: int) -> list[PeerInfo]:
-        """Fill `found` up to `n` from the buckets `start` and deeper, which hold more than enough."""
         buckets, depth = self.buckets, len(self.buckets)
-        # Bit of each bucket, most significant first. Where it is set the target lies on the bucket's side and not on
-        # ours: the shallower, the nearer to the target. Elsewhere: the deeper, the nearer.
-        bits = (self.own_key ^ target) >> (KEY_BITS - depth)
-        differing = [index for index in range(start, depth) if bits >> (depth - 1 - index) & 1]
-        agreeing = [index for index in range(depth - 1, start - 1, -1) if not bits >> (depth - 1 - index) & 1]
-        for index in differing + agreeing:
-            room = n - len(found)
-            if len(buckets[index].peers) >= room:
-                return found + _cut(buckets[index], target, room)
-            found += buckets[index].peers
+        gap = self.own_key ^ target
+        start = KEY_BITS - gap.bit_length()
+        found: list[PeerInfo] = []
+        room = n
+        # The target's own bucket is nearest to it, then come all deeper ones, then the shallower, one after the other.
+        if start < depth:
+            bucket = buckets[start]
+            found += bucket.peers
+            room -= len(found)
+            if room <= 0:
+                return found if not room else _cut(bucket, target, n)
+            # Bit of each deeper bucket, most significant first. Where it is set the target lies on the bucket's side and
+            # not on ours: the shallower, the nearer to the target. Elsewhere: the deeper, the nearer.
+            every = (1 << (depth - 1 - start)) - 1
+            differing = gap >> (KEY_BITS - depth) & every
+            agreeing = differing ^ every
+            while differing:
+                length = differing.bit_length()
+                differing ^= 1 << (length - 1)
+                peers = buckets[depth - length].peers
+                room -= len(peers)
+                if room <= 0:
+                    return found + _cut(buckets[depth - length], target, room + len(peers))
+                found += peers
+            while agreeing:
+                lowest = agreeing & -agreeing
+                agreeing ^= lowest
+                bucket = buckets[depth - lowest.bit_length()]
+                peers = bucket.peers
+                room -= len(peers)
+                if room <= 0:
+                    return found + _cut(bucket, target, room + len(peers))
+                found += peers
+        else:
+            start = depth
+        for index in range(start - 1, -1, -1):
+            peers = buckets[index].peers
+            room -= len(peers)
+            if room <= 0:
+                return found + _cut(buckets[index], target, room + len(peers))
+            found += peers
         return found
 
     def on_lookup(self, target: int, now: float) -> None:

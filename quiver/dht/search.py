@@ -9,32 +9,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from quiver.dht.disjoint import DisjointLookup
 from quiver.dht.lookup import Lookup
 from quiver.dht.routing_table import RoutingTable
 from quiver.errors import PeerError, Unavailable
 from quiver.ids import PeerId
 from quiver.runtime import Runtime
 from quiver.values.kad import KadMessage
+from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import KAD
 
 
 class Search:
-    """One running lookup. `on_answer` sees each answer and returns True when it has enough."""
+    """One running lookup. `on_answer` sees each answer and returns True when it has enough.
 
-    __slots__ = ("_runtime", "_table", "_lookup", "_question", "_on_answer", "_tasks", "_finished")
+    `on_doubt` hears of peers that were silent for long while the lookup's peers wait for their place in the table.
+    """
+
+    __slots__ = ("_runtime", "_table", "_lookup", "_question", "_on_doubt", "_on_answer", "_tasks", "_finished")
 
     def __init__(
         self,
         runtime: Runtime,
         table: RoutingTable,
-        lookup: Lookup,
+        lookup: Lookup | DisjointLookup,
         question: KadMessage,
-        on_answer: Callable[[KadMessage], bool] | None = None,
+        on_doubt: Callable[[PeerInfo], None],
+        on_answer: Callable[[PeerInfo, KadMessage], bool] | None = None,
     ) -> None:
         self._runtime = runtime
         self._table = table
         self._lookup = lookup
         self._question = question
+        self._on_doubt = on_doubt
         self._on_answer = on_answer
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -89,12 +96,14 @@ class Search:
                 time_s = now()
                 lookup.on_failure(peer, time_s)
             else:
-                table.on_seen(info)
+                time_s = now()
+                doubtful = table.on_seen(info, time_s)
+                if doubtful is not None:
+                    self._on_doubt(doubtful)
                 if self._finished.done():
                     return
-                time_s = now()
                 lookup.on_success(peer, answer.closer, time_s)
-                if self._on_answer is not None and self._on_answer(answer):
+                if self._on_answer is not None and self._on_answer(info, answer):
                     lookup.stop()
             peer = lookup.next(time_s)
             if peer is not None and lookup.idle:

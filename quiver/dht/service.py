@@ -1,133 +1,85 @@
-"""The node's part in the DHT: answers others, finds peers and providers, keeps the table and the records fresh.
+"""The node's part in the DHT: finds peers, providers and values, keeps the table and the records fresh, answers others.
 
-Rules of this file: answering is a plain function; the flows below hold no rule that `lookup`, `routing_table` or
-`record` could hold. In a question, `providers` carries the asker's own addresses (if it has any), so that a newcomer
-can be found by others without a further protocol.
+Rules of this file: the flows below hold no rule that `lookup`, `routing_table`, `record`, `value_store` or `answers` could
+hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
+from quiver.dht.answers import Answers
+from quiver.dht.disjoint import DisjointLookup
 from quiver.dht.distance import KEYS, REFRESH_BITS, find_key_in_bucket
 from quiver.dht.lookup import Lookup
 from quiver.dht.record import RecordStore
 from quiver.dht.routing_table import RoutingTable
 from quiver.dht.search import Search
-from quiver.errors import MalformedMessage, PeerError, Unavailable, UsageError, WireCode
+from quiver.dht.value_store import VALUE_REPUBLISH_S, Validator
+from quiver.errors import PeerError, Unavailable, UsageError
 from quiver.ids import PeerId
 from quiver.runtime import Nursery, Runtime
 from quiver.trace import LookupFinished
-from quiver.values.kad import KadMessage, KadType
+from quiver.values.kad import KadMessage, KadType, Record
 from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import KAD
 
-# A key is a peer id or a multihash; go-libp2p takes at most 80 bytes.
-KEY_BYTES_MAX = 80
-# Keys one node provides: one for each model it serves.
+# Keys one node provides: one for each model it serves. Values it keeps in the network: as many.
 PROVIDED_MAX = 1024
 # Peers to start from that a node remembers, for the day its table is empty.
 BOOTSTRAP_MAX = 64
 # A lookup none of whose k starting points answered starts again from the next k, at most this often in all.
 ROUNDS_MAX = 3
+# Signs of life a node waits for at a time.
+CHECKS_MAX = 8
+# Peers that must name a value before it is believed to be the best there is.
+QUORUM = 3
 # A period is stretched or shortened by up to this part, so that nodes do not act in step.
 JITTER = 0.25
 
-
-class AddresslessPeers(dict[PeerId, PeerInfo]):
-    """One shared `PeerInfo` for each peer id known without addresses. A bounded memo: beyond the limit all are forgotten."""
-
-    PEERS_MAX = 1 << 16
-
-    def __missing__(self, peer_id: PeerId) -> PeerInfo:
-        if len(self) >= self.PEERS_MAX:
-            self.clear()
-        info = self[peer_id] = PeerInfo(peer_id=peer_id)
-        return info
-
-
-ADDRESSLESS = AddresslessPeers()
+NO_VALIDATORS: Mapping[str, Validator] = MappingProxyType({})
+OnAnswer = Callable[[PeerInfo, KadMessage], bool]
 
 
 class DhtService:
-    """One node of the DHT, in server mode: it answers `KAD` rpcs from the moment it is made."""
+    """One node of the DHT. A server answers `KAD` rpcs from the moment it is made; a client asks and never answers."""
 
-    __slots__ = ("table", "records", "_runtime", "_me", "_peer_id", "_has_addresses", "_provided", "_bootstrap")
+    __slots__ = (
+        "table", "records", "_runtime", "_answers", "_peer_id", "_provided", "_values", "_bootstrap", "_nursery", "_checking",
+        "_introduction",
+    )  # fmt: skip
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(
+        self, runtime: Runtime, *, server: bool = True, validators: Mapping[str, Validator] = NO_VALIDATORS
+    ) -> None:
+        """`validators`: of each namespace whose values this node puts, gets and holds; values of others are refused."""
         self._runtime = runtime
-        self._peer_id = runtime.transport.peer_id
-        me = runtime.transport.local_info()
-        self._has_addresses = bool(me.addresses)
-        self._me = me if self._has_addresses else ADDRESSLESS[self._peer_id]
-        self.table = RoutingTable(self._peer_id, runtime.params.k)
-        self.records = RecordStore(runtime.params)
+        self._answers = answers = Answers(runtime, validators, self._on_doubt)
+        self.table: RoutingTable = answers.table
+        self.records: RecordStore = answers.records
+        self._peer_id = answers.me.peer_id
         self._provided: dict[bytes, None] = {}
+        self._values: dict[bytes, tuple[float, bytes]] = {}
+        "What we put: when last, and what."
         self._bootstrap: tuple[PeerInfo, ...] = ()
-        runtime.transport.answer(KAD, self.on_question)
-
-    # ---- answering
-
-    def on_question(self, peer: PeerId, message: KadMessage) -> KadMessage:
-        """Answer one rpc. The asker joins our table; `PeerError` for what we do not serve."""
-        kind, key = message.type, message.key
-        if not 0 < len(key) <= KEY_BYTES_MAX and kind is not KadType.PING:
-            raise MalformedMessage(
-                f"a {kind.name} key of {len(key)} bytes; 1 to {KEY_BYTES_MAX} are read", peer_id=peer
-            )
-        if kind is KadType.FIND_NODE:
-            self._on_asker(peer, message.providers)
-            return KadMessage(type=kind, key=key, closer=self._closer(peer, key))
-        now = self._runtime.clock.now()
-        if kind is KadType.GET_PROVIDERS:
-            self._on_asker(peer, message.providers)
-            providers = self.records.providers(key, now, self._runtime.rng)
-            return KadMessage(type=kind, key=key, closer=self._closer(peer, key), providers=tuple(providers))
-        if kind is KadType.ADD_PROVIDER:
-            return self._on_add_provider(peer, message, now)
-        if kind is KadType.PING:
-            return message
-        raise PeerError(f"{kind.name} is not served: this network stores provider records only", peer_id=peer)
-
-    def _on_asker(self, peer: PeerId, offered: Sequence[PeerInfo]) -> None:
-        """The asker is alive. Where nodes have addresses, it joins only with some: others could not dial it."""
-        if not self._has_addresses:
-            self.table.on_seen(ADDRESSLESS[peer])
-            return
-        for info in offered:
-            if info.peer_id == peer and info.addresses:
-                self.observe(info)
-                return
+        self._nursery: Nursery | None = None
+        self._checking: set[PeerId] = set()
+        self._introduction = (answers.me,) if server else ()
+        "What our questions say about us: a client is in nobody's table."
+        if server:
+            runtime.transport.answer(KAD, answers.on_question)
 
     def observe(self, info: PeerInfo) -> None:
-        """A peer we are connected to speaks `KAD` and has these addresses (identify says so)."""
-        self._runtime.transport.learn(info)
-        self.table.on_seen(info)
+        """A peer we are connected to is a server of `KAD` and has these addresses (identify says so)."""
+        self._answers.observe(info)
 
-    def _closer(self, peer: PeerId, key: bytes) -> tuple[PeerInfo, ...]:
-        """Our k nearest to `key`, ourselves if we are the key, never the asker unless it is."""
-        nearest = self.table.closest(KEYS[key], self._runtime.params.k)
-        if key == self._peer_id:
-            nearest = [self._me, *nearest[: self._runtime.params.k - 1]]
-        if key != peer:
-            nearest = [info for info in nearest if info.peer_id != peer]
-        return tuple(nearest)
+    def on_question(self, peer: PeerId, message: KadMessage) -> KadMessage:
+        """The answer to one rpc; `PeerError` for what we do not serve."""
+        return self._answers.on_question(peer, message)
 
-    def _on_add_provider(self, peer: PeerId, message: KadMessage, now: float) -> KadMessage:
-        for info in message.providers:
-            # Nobody may speak for another peer (libp2p kad-dht, ADD_PROVIDER).
-            if info.peer_id == peer and (info.addresses or not self._has_addresses):
-                shared = info if info.addresses else ADDRESSLESS[peer]
-                self.observe(shared)
-                if not self.records.add(message.key, shared, now):
-                    raise PeerError(
-                        "no room for another provider record", peer_id=peer, wire_code=WireCode.RESOURCE_LIMIT
-                    )
-                return KadMessage(type=KadType.ADD_PROVIDER, key=message.key)
-        raise PeerError("ADD_PROVIDER names no provider that is its sender, with addresses", peer_id=peer)
-
-    # ---- asking
+    # ---- finding
 
     async def bootstrap(self, peers: Sequence[PeerInfo]) -> None:
         """Join: look ourselves up through `peers`, then look into the buckets that stayed empty.
@@ -163,13 +115,17 @@ class DhtService:
 
     async def _announce(self, key: bytes) -> int:
         # Whoever asks us must find us as well, even where we are the only node.
-        self.records.add(key, self._me, self._runtime.clock.now())
-        nearest = (await self._search(KadType.FIND_NODE, key)).result
-        message = KadMessage(type=KadType.ADD_PROVIDER, key=key, providers=(self._me,))
-        stored = await asyncio.gather(*[self._store(info.peer_id, message) for info in nearest])
-        return sum(stored)
+        self.records.add(key, self._answers.me, self._runtime.clock.now())
+        nearest = (await self._search(KadType.FIND_NODE, key)).replicas
+        me = self._answers.me
+        return await self._store(nearest, KadMessage(type=KadType.ADD_PROVIDER, key=key, providers=(me,)))
 
-    async def _store(self, peer: PeerId, message: KadMessage) -> bool:
+    async def _store(self, peers: Sequence[PeerInfo], message: KadMessage) -> int:
+        """How many of `peers` took it."""
+        return sum(await asyncio.gather(*[self._tell(info.peer_id, message) for info in peers]))
+
+    async def _tell(self, peer: PeerId, message: KadMessage) -> bool:
+        """Whether `peer` answered."""
         try:
             await self._runtime.transport.rpc(peer, KAD, message, timeout_s=self._runtime.params.rpc_timeout_s)
         except (Unavailable, PeerError):
@@ -181,7 +137,7 @@ class DhtService:
         params, transport = self._runtime.params, self._runtime.transport
         found: dict[PeerId, PeerInfo] = {}
 
-        def on_answer(answer: KadMessage) -> bool:
+        def on_answer(_: PeerInfo, answer: KadMessage) -> bool:
             for info in answer.providers[: params.provider_peers_max]:
                 if len(found) < params.candidates_max and info.peer_id not in found:
                     found[info.peer_id] = info
@@ -190,9 +146,62 @@ class DhtService:
             return len(found) >= params.candidates_max
 
         held = self.records.providers(key, self._runtime.clock.now(), self._runtime.rng)
-        if not on_answer(KadMessage(type=KadType.GET_PROVIDERS, key=key, providers=tuple(held))):
+        me = self._answers.me
+        if not on_answer(me, KadMessage(type=KadType.GET_PROVIDERS, key=key, providers=tuple(held))):
             await self._search(KadType.GET_PROVIDERS, key, on_answer=on_answer, is_found=lambda: bool(found))
         return list(found.values())
+
+    async def put_value(self, key: bytes, value: bytes) -> int:
+        """Store a value now and every 22 h until `drop_value`; returns how many peers hold it. `UsageError` if it is not valid."""
+        try:
+            self._answers.values.check(key, value)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if key not in self._values and len(self._values) >= PROVIDED_MAX:
+            raise UsageError(f"a node keeps at most {PROVIDED_MAX} values in the network; drop one first")
+        return await self._put(key, value)
+
+    def drop_value(self, key: bytes) -> None:
+        """Put it no more; elsewhere it ends 48 h after it was last put."""
+        self._values.pop(key, None)
+
+    async def _put(self, key: bytes, value: bytes) -> int:
+        now, record = self._runtime.clock.now(), Record(key=key, value=value)
+        self._values[key] = (now, value)
+        self._answers.values.put(record, now)
+        nearest = (await self._search(KadType.FIND_NODE, key)).replicas
+        return await self._store(nearest, KadMessage(type=KadType.PUT_VALUE, key=key, record=record))
+
+    async def get_value(self, key: bytes, *, quorum: int = QUORUM) -> bytes | None:
+        """The best value that was found once `quorum` peers named one; None if nobody did. `UsageError`: unknown namespace.
+
+        Peers near the key that hold a worse one, or none, are given the best (libp2p kad-dht, entry correction).
+        """
+        values, now = self._answers.values, self._runtime.clock.now()
+        try:
+            values.check_key(key)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        held = values.get(key, now)
+        named: dict[PeerId, bytes] = {} if held is None else {self._peer_id: held.value}
+
+        def on_answer(info: PeerInfo, answer: KadMessage) -> bool:
+            record = answer.record
+            if record is not None and record.key == key:
+                try:
+                    values.check(key, record.value)
+                except ValueError:
+                    return False
+                named[info.peer_id] = record.value
+            return len(named) >= quorum
+
+        lookup = await self._search(KadType.GET_VALUE, key, on_answer=on_answer, is_found=lambda: bool(named))
+        if not named:
+            return None
+        best = values.select(key, list(named.values()))
+        behind = [info for info in lookup.replicas if named.get(info.peer_id) != best]
+        await self._store(behind, KadMessage(type=KadType.PUT_VALUE, key=key, record=Record(key=key, value=best)))
+        return best
 
     async def _search(
         self,
@@ -201,17 +210,22 @@ class DhtService:
         *,
         known: Sequence[PeerInfo] = (),
         width: int | None = None,
-        on_answer: Callable[[KadMessage], bool] | None = None,
+        on_answer: OnAnswer | None = None,
         is_found: Callable[[], bool] | None = None,
-    ) -> Lookup:
+    ) -> Lookup | DisjointLookup:
         runtime = self._runtime
         target = KEYS[key]
         self.table.on_lookup(target, runtime.clock.now())
-        question = KadMessage(type=kind, key=key, providers=(self._me,) if self._has_addresses else ())
+        question = KadMessage(type=kind, key=key, providers=self._introduction)
+        lookup: Lookup | DisjointLookup
         for _ in range(ROUNDS_MAX):
             start = [*self.table.closest(target, runtime.params.k), *known]
-            lookup = Lookup(target, start, own=self._peer_id, params=runtime.params, width=width)
-            await Search(runtime, self.table, lookup, question, on_answer).run()
+            # What keeps the table fresh asks for no record that a liar could withhold: one path is enough.
+            if runtime.params.disjoint_paths > 1 and width is None and key != self._peer_id:
+                lookup = DisjointLookup(target, start, own=self._peer_id, params=runtime.params)
+            else:
+                lookup = Lookup(target, start, own=self._peer_id, params=runtime.params, width=width)
+            await Search(runtime, self.table, lookup, question, self._on_doubt, on_answer).run()
             # The silent ones have left the table, so another round starts from others.
             if lookup.result or not len(self.table):
                 break
@@ -231,11 +245,42 @@ class DhtService:
             key = find_key_in_bucket(self.table.own_key, index, self._runtime.rng)
             await self._search(KadType.FIND_NODE, key, width=self._runtime.params.beta)
 
+    def _on_doubt(self, info: PeerInfo) -> None:
+        """Ask a peer for a sign of life; while `run` does not run, nobody waits for one."""
+        if self._nursery is not None and len(self._checking) < CHECKS_MAX and info.peer_id not in self._checking:
+            self._checking.add(info.peer_id)
+            self._nursery.start(self._check(info))
+
+    async def _check(self, info: PeerInfo) -> None:
+        # Not PING, which libp2p has deprecated; and our own neighbourhood is always worth asking for.
+        try:
+            await self._ask(info)
+        finally:
+            self._checking.discard(info.peer_id)
+
+    async def _ask(self, info: PeerInfo) -> list[PeerInfo]:
+        """Ask one peer who is near us: the table learns whether it lives. Returns it and whom it named; nobody if it is silent."""
+        runtime = self._runtime
+        if info.addresses:
+            runtime.transport.learn(info)
+        question = KadMessage(type=KadType.FIND_NODE, key=self._peer_id, providers=self._introduction)
+        try:
+            answer = await runtime.transport.rpc(info.peer_id, KAD, question, timeout_s=runtime.params.rpc_timeout_s)
+        except (Unavailable, PeerError):
+            self.table.on_failed(info.peer_id)
+            return []
+        self.table.on_seen(info, runtime.clock.now())
+        return [info, *answer.closer[: runtime.params.k]]
+
     async def run(self) -> None:
-        """Refresh and republish until cancelled."""
+        """Refresh, republish and check who lives, until cancelled."""
         async with Nursery() as nursery:
-            nursery.start(self._refresh_loop())
-            nursery.start(self._republish_loop())
+            self._nursery = nursery
+            try:
+                nursery.start(self._refresh_loop())
+                await self._republish_loop()
+            finally:
+                self._nursery = None
 
     async def _pause(self, period_s: float) -> None:
         await self._runtime.clock.sleep(period_s * self._runtime.rng.uniform(1 - JITTER, 1 + JITTER))
@@ -245,14 +290,26 @@ class DhtService:
         while True:
             await self._pause(params.bucket_refresh_s)
             self.records.expire(clock.now())
-            # With an empty table we were cut off from the network: the peers we joined through are the way back.
-            known = () if len(self.table) else self._bootstrap
-            await self._search(KadType.FIND_NODE, self._peer_id, known=known)
+            self._answers.values.expire(clock.now())
+            await self._search(KadType.FIND_NODE, self._peer_id, known=await self._ask_bootstrap())
             for index in self.table.stale(clock.now(), params.bucket_refresh_s):
                 await self._refresh(index)
+
+    async def _ask_bootstrap(self) -> Sequence[PeerInfo]:
+        """Peers to meet again: with an empty table all we joined through, else those whom one lost one of them knows near us.
+
+        After a partition nobody on one side knows anybody on the other: this is how the two sides meet.
+        """
+        if not len(self.table):
+            return self._bootstrap
+        lost = [info for info in self._bootstrap if info.peer_id not in self.table]
+        return await self._ask(self._runtime.rng.choice(lost)) if lost else ()
 
     async def _republish_loop(self) -> None:
         while True:
             await self._pause(self._runtime.params.republish_s)
             for key in list(self._provided):
                 await self._announce(key)
+            for key, (put_s, value) in list(self._values.items()):
+                if self._runtime.clock.now() >= put_s + VALUE_REPUBLISH_S and key in self._values:
+                    await self._put(key, value)

@@ -29,7 +29,7 @@ def test_closest_is_exactly_the_nearest_of_the_table(steps, k, key, n):
     table = RoutingTable(own, k)
     for step, number in steps:
         if step == "seen":
-            table.on_seen(peer(number))
+            table.on_seen(peer(number), 0.0)
             assert number == 0 or len(table) > 0
         else:
             table.on_failed(peer(number).peer_id)

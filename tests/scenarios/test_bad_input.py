@@ -50,7 +50,7 @@ from quiver import trace
 from quiver.errors import StreamReset, WireCode
 from quiver.identity import signing
 from quiver.values import frames
-from quiver.values.kad import KadMessage, KadType
+from quiver.values.kad import KadMessage, KadType, Record
 from quiver.values.peer import PeerInfo
 from quiver.values.receipt import Acknowledgement, ChannelHead
 from quiver.values.request import Final
@@ -285,7 +285,8 @@ def strange_questions(stage):
     return [
         (KadMessage(type=KadType.FIND_NODE), WireCode.MALFORMED),
         (KadMessage(type=KadType.GET_PROVIDERS, key=bytes(81)), WireCode.MALFORMED),
-        (KadMessage(type=KadType.PUT_VALUE, key=b"k"), broken),
+        (KadMessage(type=KadType.PUT_VALUE, key=b"k"), WireCode.MALFORMED),
+        (KadMessage(type=KadType.PUT_VALUE, key=b"/n/k", record=Record(key=b"/n/k", value=b"")), broken),
         (KadMessage(type=KadType.GET_VALUE, key=b"k"), broken),
         (KadMessage(type=KadType.ADD_PROVIDER, key=b"k"), broken),
         (KadMessage(type=KadType.ADD_PROVIDER, key=b"k", providers=(other, nobody, junk)), broken),

@@ -9,7 +9,7 @@ from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.runtime import Nursery
 from quiver.trace import LookupFinished
-from quiver.values.kad import KadMessage, KadType
+from quiver.values.kad import KadMessage, KadType, Record
 from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import KAD
 from tests.unit.dht.world import World, peer
@@ -151,7 +151,12 @@ def test_only_a_peer_itself_may_announce_itself():
     [
         (KadMessage(type=KadType.FIND_NODE), WireCode.MALFORMED),
         (KadMessage(type=KadType.GET_PROVIDERS, key=b"x" * 81), WireCode.MALFORMED),
-        (KadMessage(type=KadType.PUT_VALUE, key=b"x"), WireCode.PROTOCOL_VIOLATION),
+        (KadMessage(type=KadType.PUT_VALUE, key=b"x"), WireCode.MALFORMED),
+        (KadMessage(type=KadType.PUT_VALUE, key=b"x", record=Record(key=b"y", value=b"")), WireCode.MALFORMED),
+        (
+            KadMessage(type=KadType.PUT_VALUE, key=b"/pk/x", record=Record(key=b"/pk/x", value=b"")),
+            WireCode.PROTOCOL_VIOLATION,
+        ),
         (KadMessage(type=KadType.GET_VALUE, key=b"x"), WireCode.PROTOCOL_VIOLATION),
     ],
 )
@@ -198,7 +203,8 @@ def test_an_answer_names_the_answerer_only_for_its_own_id_and_the_asker_only_for
     service, (me, one, two) = world.services[0], [world.info(number) for number in range(3)]
 
     def closer(asker, key):
-        return service.on_question(asker.peer_id, KadMessage(type=KadType.FIND_NODE, key=key)).closer
+        question = KadMessage(type=KadType.FIND_NODE, key=key, providers=(asker,))
+        return service.on_question(asker.peer_id, question).closer
 
     assert closer(one, b"key") == ()
     assert closer(two, b"key") == (one,)
@@ -234,7 +240,7 @@ def test_candidates_are_bounded_and_the_search_then_ends():
         liar.answer(
             KAD, lambda asker, message: KadMessage(type=message.type, key=message.key, providers=crowd, closer=crowd)
         )
-        service.table.on_seen(world.info(1))
+        service.table.on_seen(world.info(1), 0.0)
         found = await service.find_providers(key)
         # provider_peers_max = 4 of one answer are read; candidates_max = 8 in all.
         assert found == list(crowd[:4])

@@ -52,7 +52,7 @@ class World:
         self.transports: list[Any] = []
         self.services = [self.add() for _ in range(nodes)]
 
-    def add(self) -> DhtService:
+    def add(self, **options: Any) -> DhtService:
         number = len(self.transports)
         transport: Any = self.network.node(peer(number).peer_id)
         if self.addressed:
@@ -70,8 +70,9 @@ class World:
                 trace=self.trace,
                 rng=random.Random(number),
                 params=self.params,
-            )  # fmt: skip
-        )
+            ),
+            **options,
+        )  # fmt: skip
 
     def info(self, number: int) -> PeerInfo:
         return self.transports[number].local_info()
