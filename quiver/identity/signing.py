@@ -7,19 +7,23 @@ import struct
 
 from quiver.errors import MalformedMessage
 from quiver.ids import ADDRESS_BYTES, DIGEST_BYTES, Address, ChannelId, PeerId, compute_domain
-from quiver.values.ledger import Leaf
+from quiver.values.ledger import Commitment, Leaf, Promise
 from quiver.values.offer import Offer
 from quiver.values.receipt import ReceiptBody
 
 RECEIPT_TAG = b"QUIVer/receipt/v1"
 ACK_TAG = b"QUIVer/ack/v1"
 AUTHORISE_TAG = b"QUIVer/authorise/v1"
+PROMISE_TAG = b"QUIVer/promise/v1"
+COMMITMENT_TAG = b"QUIVer/commitment/v1"
 OFFER_TAG = b"QUIVer/offer/v1"
 VERSION = 1
 
 _RECEIPT = struct.Struct(">BQ20s32s16sQ32s20s32s32s32sIIQQQ")
 RECEIPT_BYTES = _RECEIPT.size
 _ACK = struct.Struct(">32sQQQ32s")
+_PROMISE = struct.Struct(">32sQQQ32sQ")
+_COMMITMENT = struct.Struct(">Q32sQ")
 _OFFER = struct.Struct(">32s32s32s32sQQQ32sIQQ20sQ20sQQ")
 _LEAF = struct.Struct(">BQ32sQQQ32s")
 
@@ -51,6 +55,18 @@ def ack_domain(chain_id: int, contract: Address) -> bytes:
 def ack_digest(domain: bytes, channel: ChannelId, cum: int, seq: int, head: bytes) -> bytes:
     """SHA-256(D | channel32 | cum16 | seq8 | head32)."""
     return hashlib.sha256(domain + _ACK.pack(channel, 0, cum, seq, head)).digest()
+
+
+def promise_digest(domain: bytes, promise: Promise) -> bytes:
+    """SHA-256(D' | channel32 | cum16 | seq8 | head32 | epoch8), D' as D with the promise's tag."""
+    return hashlib.sha256(
+        domain + _PROMISE.pack(promise.channel, 0, promise.cum, promise.seq, promise.head, promise.epoch)
+    ).digest()
+
+
+def commitment_digest(domain: bytes, commitment: Commitment) -> bytes:
+    """SHA-256(D' | epoch8 | root32 | count8), D' as D with the commitment's tag."""
+    return hashlib.sha256(domain + _COMMITMENT.pack(commitment.epoch, commitment.root, commitment.count)).digest()
 
 
 def authorise_digest(

@@ -1,4 +1,4 @@
-"""What a channel's state means, and the four ways it may change. Pure: each change returns a new state.
+"""What a channel's state means, and the five ways it may change. Pure: each change returns a new state.
 
 `locked - paid` is what the channel still holds; a closed channel holds nothing, so its `locked` equals its `paid`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from quiver.ids import Address
 from quiver.values.ledger import ChannelState
 
 
@@ -23,6 +24,25 @@ def compute_held(state: ChannelState) -> int:
 def is_spendable(state: ChannelState) -> bool:
     """Whether a provider may serve on it: open, and no exit pending."""
     return not state.closed and state.exit_at_ms is None
+
+
+def session_at(state: ChannelState, now_ms: int) -> Address:
+    """Whose signature counts as an acknowledgement now."""
+    if state.next_session is None or state.rotates_at_ms is None or now_ms < state.rotates_at_ms:
+        return state.session
+    return state.next_session
+
+
+def sessions_of(state: ChannelState) -> tuple[Address, ...]:
+    """Whose signature an honest leaf may carry: a rotation takes longer than any challenge lives, so two keys suffice."""
+    return (state.session,) if state.next_session is None else (state.session, state.next_session)
+
+
+def start_rotation(state: ChannelState, session: Address, *, now_ms: int, rotates_at_ms: int) -> ChannelState:
+    """`session` counts from `rotates_at_ms` on; the key that counts until then is kept beside it."""
+    return msgspec.structs.replace(
+        state, session=session_at(state, now_ms), next_session=session, rotates_at_ms=rotates_at_ms
+    )
 
 
 def top_up(state: ChannelState, amount: int) -> ChannelState:

@@ -3,56 +3,61 @@
 Rules of this file: a refused transaction changes nothing; every check comes before the first change; no clock (callers pass
 `now_ms`, the block's time). The sender of a transaction is taken as authenticated by whoever runs the model.
 Its tables grow with what is opened, as a chain's do: the bound is what opening costs, not a constant.
+Channels are here; roots, bonds and challenges in the files beside it. The contract for an EVM refuses by the same names, checked
+in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
-from quiver.errors import ReceiptMismatch, SettlementError, UsageError
-from quiver.identity.signing import ack_digest, ack_domain
-from quiver.ids import ADDRESS_BYTES, DIGEST_BYTES, Address, ChannelId, compute_channel_id
+from quiver.errors import UsageError
+from quiver.ids import Address, ChannelId
 from quiver.params import Params
 from quiver.settlement import channel as channels
-from quiver.settlement.merkle import verify
-from quiver.units import ms_from_s
+from quiver.settlement.accounts import Accounts
+from quiver.settlement.bonds import Bonds
+from quiver.settlement.challenges import Challenges
+from quiver.settlement.channels import Channels, Effect
+from quiver.settlement.epochs import Epochs
+from quiver.settlement.signed import SignedWords, VerifySession
+from quiver.settlement.terms import Terms
 from quiver.values.ledger import (
+    AnswerLeaf,
+    AnswerOmission,
+    Bond,
+    BondState,
+    ChallengeLeaf,
+    ChallengeOmission,
+    ChallengeState,
     ChannelState,
     Claim,
+    ClaimBatch,
     ClaimDirect,
+    ClaimDirectBatch,
     Deposit,
     EpochState,
+    Fault,
+    Finalize,
     FinishExit,
+    FinishUnbond,
     LedgerEvent,
     OpenChannel,
+    ProveBadHead,
     RequestExit,
+    RequestUnbond,
+    RotateSession,
     SubmitEpoch,
     TopUp,
     Transaction,
+    Withdraw,
 )
-from quiver.values.receipt import Acknowledgement
-
-VerifySession = Callable[[Address, bytes, bytes], bool]
-"""(address, digest, signature) -> valid: `quiver.identity.keys.verify_session` or a modelled one."""
-
-# All credits ever deposited fit a signed 64-bit number, so no sum of balances can overflow anywhere.
-SUPPLY_MAX = (1 << 63) - 1
-UINT64_MAX = (1 << 64) - 1
-_NOBODY = bytes(ADDRESS_BYTES)
-
-
-class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """What one accepted transaction did, for its event."""
-
-    channel: ChannelId | None = None
-    paid: int = 0
-    refunded: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the contract remembers, in a fixed order."""
+    """Everything the contract remembers, in a fixed order. What has a default was added after the first version."""
 
     chain_id: int
     contract: Address
@@ -62,28 +67,41 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     balances: tuple[tuple[Address, int], ...]
     channels: tuple[ChannelState, ...]
     epochs: tuple[EpochState, ...]
+    slash: int = 0
+    withdrawn: int = 0
+    burnt: int = 0
+    bonds: tuple[BondState, ...] = ()
+    challenges: tuple[ChallengeState, ...] = ()
 
 
 _DECODER = msgspec.msgpack.Decoder(Snapshot)
 
 
-class Contract:
-    """Free balances, channels and epoch commitments of one contract on one chain."""
+class Contract(Channels):
+    """Free balances, channels, roots, bonds and challenges of one contract on one chain. `slash` is what one fault costs a poster."""
 
     def __init__(
-        self, *, chain_id: int, contract: Address, aggregator: Address, params: Params, verify_session: VerifySession
+        self,
+        *,
+        chain_id: int,
+        contract: Address,
+        aggregator: Address,
+        params: Params,
+        verify_session: VerifySession,
+        slash: int = 0,
     ) -> None:
         self.chain_id = chain_id
         self.contract = contract
         self.aggregator = aggregator
-        self._params = params
-        self._verify_session = verify_session
-        self._domain = ack_domain(chain_id, contract)
-        self._deposited = 0
+        terms, accounts = Terms.from_params(params, slash=slash), Accounts()
+        words, epochs = SignedWords(chain_id, contract, verify_session), Epochs(terms, aggregator)
+        super().__init__(terms, words, accounts, epochs)
         self._events = 0
-        self._balances: dict[Address, int] = {}
-        self._channels: dict[ChannelId, ChannelState] = {}
-        self._epochs: dict[int, EpochState] = {}
+        self._bonds = Bonds(terms, accounts)
+        self._challenges = Challenges(
+            terms, accounts=accounts, epochs=epochs, bonds=self._bonds, words=words,
+            find_channel=self._check_known,
+        )  # fmt: skip
 
     # views
 
@@ -93,15 +111,23 @@ class Contract:
 
     def balance(self, account: Address) -> int:
         """Free credits of an account."""
-        return self._balances.get(account, 0)
+        return self._accounts.free(account)
 
     def epoch(self, number: int) -> EpochState | None:
         """The commitment of an epoch, once submitted."""
         return self._epochs.get(number)
 
+    def bond(self, account: Address) -> BondState | None:
+        """What an account has bonded, or None."""
+        return self._bonds.get(account)
+
+    def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
+        """Where an accusation stands, or None."""
+        return self._challenges.get(fault, epoch, subject)
+
     def balances(self) -> Iterator[tuple[Address, int]]:
         """Accounts with free credits, by address."""
-        return iter(sorted((account, credits) for account, credits in self._balances.items() if credits))
+        return self._accounts.items()
 
     def channel_states(self) -> Iterator[ChannelState]:
         """All channels ever opened, by id."""
@@ -110,200 +136,107 @@ class Contract:
     @property
     def deposited(self) -> int:
         """Credits ever deposited."""
-        return self._deposited
+        return self._accounts.deposited
+
+    @property
+    def held(self) -> int:
+        """Credits in channels, bonds and challenges."""
+        locked = sum(channels.compute_held(state) for state in self._channels.values())
+        return locked + self._bonds.held + self._challenges.held
+
+    @property
+    def remaining(self) -> int:
+        """Credits that somebody can still take out."""
+        return self._accounts.deposited - self._accounts.withdrawn - self._accounts.burnt
 
     # changes
 
     def apply(self, transaction: Transaction, now_ms: int) -> LedgerEvent:
         """The event of an accepted transaction; `SettlementError(reason)` and no change for a refused one."""
-        match transaction:
-            case Deposit():
-                effect = self._deposit(transaction)
-            case OpenChannel():
-                effect = self._open(transaction)
-            case TopUp():
-                effect = self._top_up(transaction)
-            case SubmitEpoch():
-                effect = self._submit_epoch(transaction, now_ms)
-            case Claim():
-                effect = self._claim(transaction)
-            case ClaimDirect():
-                effect = self._pay(
-                    self._check_acknowledged(transaction.acknowledgement), transaction.acknowledgement.cum
-                )
-            case RequestExit():
-                effect = self._request_exit(transaction, now_ms)
-            case FinishExit():
-                effect = self._finish_exit(transaction, now_ms)
-            case _:
-                raise UsageError(f"{type(transaction).__name__} is not a transaction of the contract")
+        effect = self._dispatch(transaction, now_ms)
         event = LedgerEvent(
             index=self._events, at_ms=now_ms, transaction=transaction,
-            channel=effect.channel, paid=effect.paid, refunded=effect.refunded,
+            channel=effect.channel, paid=effect.paid, refunded=effect.refunded, slashed=effect.slashed,
         )  # fmt: skip
         self._events += 1
         return event
 
-    def _deposit(self, transaction: Deposit) -> Effect:
-        check_address(transaction.sender)
-        check_amount(transaction.amount)
-        if self._deposited + transaction.amount > SUPPLY_MAX:
-            raise SettlementError("supply_exceeded", f"at most {SUPPLY_MAX} credits can ever be deposited")
-        self._deposited += transaction.amount
-        self._credit(transaction.sender, transaction.amount)
+    def _dispatch(self, transaction: Transaction, now_ms: int) -> Effect:
+        match transaction:
+            case OpenChannel():
+                return self._open(transaction)
+            case TopUp():
+                return self._top_up(transaction)
+            case RotateSession():
+                return self._rotate(transaction, now_ms)
+            case Claim():
+                return self._claim(transaction, now_ms)
+            case ClaimDirect(acknowledgement=ack):
+                return self._pay(self._check_acknowledged(ack, now_ms), ack.cum)
+            case ClaimBatch():
+                return self._claim_batch(transaction, now_ms)
+            case ClaimDirectBatch(acknowledgements=acks):
+                return self._pay_all(acks, now_ms)
+            case RequestExit():
+                return self._request_exit(transaction, now_ms)
+            case FinishExit():
+                return self._finish_exit(transaction, now_ms)
+            case Deposit(sender=sender, amount=amount):
+                self._accounts.deposit(sender, amount)
+            case Withdraw(sender=sender, amount=amount):
+                self._accounts.withdraw(sender, amount)
+            case SubmitEpoch(sender=sender, commitment=commitment):
+                self._epochs.check_posting(commitment, sender, now_ms)
+                self._bonds.check_poster(sender)
+                self._epochs.post(commitment, sender, now_ms)
+            case _:
+                return self._dispute(transaction, now_ms)
         return Effect()
 
-    def _open(self, transaction: OpenChannel) -> Effect:
-        check_address(transaction.provider)
-        check_address(transaction.session)
-        if not 0 <= transaction.nonce <= UINT64_MAX:
-            raise SettlementError("nonce_out_of_range", "a channel nonce is an 8-byte unsigned number")
-        channel_id = compute_channel_id(self._domain, transaction.sender, transaction.provider, transaction.nonce)
-        if channel_id in self._channels:
-            raise SettlementError(
-                "channel_exists", f"nonce {transaction.nonce} was used with this provider before; take another"
-            )
-        self._check_funds(transaction.sender, transaction.amount)
-        self._debit(transaction.sender, transaction.amount)
-        self._channels[channel_id] = ChannelState(
-            channel=channel_id, payer=transaction.sender, provider=transaction.provider, session=transaction.session,
-            locked=transaction.amount, paid=0,
-        )  # fmt: skip
-        return Effect(channel=channel_id)
-
-    def _top_up(self, transaction: TopUp) -> Effect:
-        state = self._check_payer(transaction.channel, transaction.sender)
-        if state.exit_at_ms is not None:
-            raise SettlementError(
-                "exit_pending", "a channel whose exit was requested cannot be topped up; open another"
-            )
-        self._check_funds(transaction.sender, transaction.amount)
-        self._debit(transaction.sender, transaction.amount)
-        self._channels[state.channel] = channels.top_up(state, transaction.amount)
-        return Effect(channel=state.channel)
-
-    def _submit_epoch(self, transaction: SubmitEpoch, now_ms: int) -> Effect:
-        commitment = transaction.commitment
-        if (
-            not 0 <= commitment.epoch <= UINT64_MAX
-            or not 1 <= commitment.count <= UINT64_MAX
-            or len(commitment.root) != DIGEST_BYTES
-        ):
-            raise SettlementError(
-                "malformed_commitment", "a commitment has an epoch, a 32-byte root and at least one leaf"
-            )
-        if commitment.epoch in self._epochs:
-            raise SettlementError("epoch_exists", f"epoch {commitment.epoch} is committed already")
-        end_ms = (commitment.epoch + 1) * self._params.epoch_ms
-        if now_ms < end_ms:
-            raise SettlementError("epoch_not_over", f"epoch {commitment.epoch} ends in {end_ms - now_ms} ms")
-        if transaction.sender != self.aggregator and now_ms < end_ms + ms_from_s(self._params.submit_grace_s):
-            raise SettlementError("not_the_aggregator", "others may submit only after the grace period")
-        self._epochs[commitment.epoch] = EpochState(commitment=commitment, submitted_ms=now_ms)
+    def _dispute(self, transaction: Transaction, now_ms: int) -> Effect:
+        match transaction:
+            case Bond():
+                self._bonds.bond(transaction)
+            case RequestUnbond(sender=sender):
+                self._bonds.request_unbond(sender, now_ms)
+            case FinishUnbond(sender=sender):
+                return Effect(refunded=self._bonds.finish_unbond(sender, now_ms))
+            case ChallengeOmission():
+                self._challenges.challenge_omission(transaction, now_ms)
+            case ChallengeLeaf():
+                self._challenges.challenge_leaf(transaction, now_ms)
+            case AnswerOmission():
+                return Effect(paid=self._challenges.answer_omission(transaction, now_ms))
+            case AnswerLeaf():
+                return Effect(paid=self._challenges.answer_leaf(transaction, now_ms))
+            case ProveBadHead():
+                slashed, reward = self._challenges.prove_bad_head(transaction, now_ms)
+                return Effect(paid=reward, slashed=slashed)
+            case Finalize():
+                slashed, reward = self._challenges.finalize(transaction, now_ms)
+                return Effect(paid=reward, refunded=self.terms.stake, slashed=slashed)
+            case _:
+                raise UsageError(f"{type(transaction).__name__} is not a transaction of the contract")
         return Effect()
-
-    def _claim(self, transaction: Claim) -> Effect:
-        leaf, ack = transaction.leaf, transaction.acknowledgement
-        committed = self._epochs.get(leaf.epoch)
-        if committed is None:
-            raise SettlementError(
-                "unknown_epoch", f"epoch {leaf.epoch} has no commitment; wait for it or claim directly"
-            )
-        if (leaf.channel, leaf.seq, leaf.cum, leaf.head) != (ack.channel, ack.seq, ack.cum, ack.head):
-            raise SettlementError("leaf_mismatch", "leaf and acknowledgement differ in channel, seq, cum or head")
-        try:
-            verify(leaf, transaction.proof, committed.commitment)
-        except ReceiptMismatch as error:
-            raise SettlementError("bad_proof", str(error)) from error
-        return self._pay(self._check_acknowledged(ack), ack.cum)
-
-    def _pay(self, state: ChannelState, cum: int) -> Effect:
-        due = channels.compute_due(state, cum)
-        if due == 0:
-            raise SettlementError("nothing_due", f"{state.paid} credits were paid already, of {state.locked} locked")
-        self._channels[state.channel] = channels.pay(state, due)
-        self._credit(state.provider, due)
-        return Effect(channel=state.channel, paid=due)
-
-    def _request_exit(self, transaction: RequestExit, now_ms: int) -> Effect:
-        state = self._check_payer(transaction.channel, transaction.sender)
-        if state.exit_at_ms is not None:
-            raise SettlementError("exit_pending", "the exit of this channel was requested before")
-        self._channels[state.channel] = channels.start_exit(state, now_ms + ms_from_s(self._params.exit_delay_s))
-        return Effect(channel=state.channel)
-
-    def _finish_exit(self, transaction: FinishExit, now_ms: int) -> Effect:
-        state = self._check_payer(transaction.channel, transaction.sender)
-        if state.exit_at_ms is None:
-            raise SettlementError("exit_not_requested", "request the exit first")
-        if now_ms < state.exit_at_ms:
-            raise SettlementError("exit_too_early", f"the exit may finish in {state.exit_at_ms - now_ms} ms")
-        refund = channels.compute_held(state)
-        self._channels[state.channel] = channels.close(state)
-        self._credit(state.payer, refund)
-        return Effect(channel=state.channel, refunded=refund)
-
-    # checks
-
-    def _check_open(self, channel_id: ChannelId) -> ChannelState:
-        state = self._channels.get(channel_id)
-        if state is None:
-            raise SettlementError("unknown_channel", f"no channel {channel_id.hex()} was ever opened")
-        if state.closed:
-            raise SettlementError("channel_closed", "the payer has left this channel")
-        return state
-
-    def _check_payer(self, channel_id: ChannelId, sender: Address) -> ChannelState:
-        state = self._check_open(channel_id)
-        if sender != state.payer:
-            raise SettlementError("not_the_payer", "only the channel's payer may do this")
-        return state
-
-    def _check_acknowledged(self, ack: Acknowledgement) -> ChannelState:
-        # Lengths first: packing would cut or pad a field, and two different values would share a digest.
-        if len(ack.head) != DIGEST_BYTES or not 0 <= ack.seq <= UINT64_MAX or not 0 <= ack.cum <= UINT64_MAX:
-            raise SettlementError(
-                "malformed_acknowledgement", "seq and cum are 8-byte unsigned numbers, head has 32 bytes"
-            )
-        state = self._check_open(ack.channel)
-        digest = ack_digest(self._domain, ack.channel, ack.cum, ack.seq, ack.head)
-        if not self._verify_session(state.session, digest, ack.signature):
-            raise SettlementError("bad_signature", "the acknowledgement is not signed by the channel's session key")
-        return state
-
-    def _check_funds(self, account: Address, amount: int) -> None:
-        check_amount(amount)
-        if (free := self.balance(account)) < amount:
-            raise SettlementError("insufficient_balance", f"{amount} credits wanted, {free} are free; deposit first")
-
-    def _credit(self, account: Address, amount: int) -> None:
-        self._balances[account] = self._balances.get(account, 0) + amount
-
-    def _debit(self, account: Address, amount: int) -> None:
-        self._balances[account] -= amount
 
     # own invariants and persistence
 
     def validate(self) -> None:
-        """Conservation to the unit: deposited = free balances + what channels hold; no account or channel below zero."""
-        held = 0
-        for key, state in self._channels.items():
-            assert key == state.channel, "a channel is filed under another id"
-            assert 0 <= state.paid <= state.locked, f"channel {key.hex()}: {state.paid} paid of {state.locked} locked"
-            assert not state.closed or state.paid == state.locked, f"closed channel {key.hex()} still holds credits"
-            held += channels.compute_held(state)
-        assert all(free >= 0 for free in self._balances.values()), "an account is below zero"
-        free = sum(self._balances.values())
-        assert self._deposited == free + held, f"{self._deposited} deposited, but {free} free + {held} held"
-        assert all(number == state.commitment.epoch for number, state in self._epochs.items()), "an epoch is misfiled"
+        """Conservation to the unit: deposited = free balances + all that is held + what left; nothing is below zero."""
+        self._validate_channels()
+        self._epochs.validate()
+        self._bonds.validate()
+        self._accounts.validate(self.held)
 
     def to_snapshot(self) -> bytes:
         """All state as MessagePack; equal states give equal bytes."""
+        accounts = self._accounts
         return msgspec.msgpack.encode(
             Snapshot(
-                chain_id=self.chain_id, contract=self.contract, aggregator=self.aggregator, deposited=self._deposited,
-                events=self._events, balances=tuple(self.balances()), channels=tuple(self.channel_states()),
-                epochs=tuple(self._epochs[number] for number in sorted(self._epochs)),
+                chain_id=self.chain_id, contract=self.contract, aggregator=self.aggregator, slash=self.terms.slash,
+                deposited=accounts.deposited, withdrawn=accounts.withdrawn, burnt=accounts.burnt, events=self._events,
+                balances=tuple(self.balances()), channels=tuple(self.channel_states()), epochs=self._epochs.states(),
+                bonds=self._bonds.states(), challenges=self._challenges.states(),
             )
         )  # fmt: skip
 
@@ -315,26 +248,14 @@ class Contract:
         except msgspec.MsgspecError as error:
             raise UsageError(f"this is not a snapshot of the contract: {error}") from error
         self = cls(
-            chain_id=kept.chain_id,
-            contract=kept.contract,
-            aggregator=kept.aggregator,
-            params=params,
-            verify_session=verify_session,
-        )
-        self._deposited, self._events = kept.deposited, kept.events
-        self._balances = dict(kept.balances)
+            chain_id=kept.chain_id, contract=kept.contract, aggregator=kept.aggregator, params=params,
+            verify_session=verify_session, slash=kept.slash,
+        )  # fmt: skip
+        accounts, self._events = self._accounts, kept.events
+        accounts.deposited, accounts.withdrawn, accounts.burnt = kept.deposited, kept.withdrawn, kept.burnt
+        accounts.restore(kept.balances)
         self._channels = {state.channel: state for state in kept.channels}
-        self._epochs = {state.commitment.epoch: state for state in kept.epochs}
+        self._epochs.restore(kept.epochs)
+        self._bonds.restore(kept.bonds)
+        self._challenges.restore(kept.challenges)
         return self
-
-
-def check_address(address: Address) -> None:
-    """`SettlementError` unless it is 20 bytes and somebody's."""
-    if len(address) != ADDRESS_BYTES or address == _NOBODY:
-        raise SettlementError("malformed_address", f"an account has {ADDRESS_BYTES} bytes, not all zero")
-
-
-def check_amount(amount: int) -> None:
-    """`SettlementError` unless it is a positive number of credits that can exist."""
-    if not 0 < amount <= SUPPLY_MAX:
-        raise SettlementError("amount_out_of_range", f"an amount is 1 to {SUPPLY_MAX} credits, not {amount}")

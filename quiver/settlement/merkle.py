@@ -57,6 +57,10 @@ class MerkleTree:
     def __len__(self) -> int:
         return len(self._levels[0])
 
+    def node(self, level: int, index: int) -> bytes:
+        """The node at `index`, `level` above the leaves."""
+        return self._levels[level][index]
+
     def proof(self, index: int) -> Proof:
         """Inclusion proof of leaf `index`, counted from 0."""
         count = len(self)

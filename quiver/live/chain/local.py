@@ -22,7 +22,8 @@ from quiver.ids import Address, ChannelId
 from quiver.live.stores.sqlite import connect
 from quiver.params import Params
 from quiver.ports import Clock
-from quiver.settlement.contract import Contract, VerifySession
+from quiver.settlement.contract import Contract
+from quiver.settlement.signed import VerifySession
 from quiver.values.ledger import ChannelState, EpochState, LedgerEvent, Transaction
 
 # Events one call of `events` returns; the caller asks again from the last index.

@@ -8,7 +8,8 @@ import pytest
 from quiver.identity.signing import ack_digest, ack_domain
 from quiver.ids import Address, PeerId
 from quiver.params import Params
-from quiver.settlement.contract import Contract, Effect
+from quiver.settlement.channels import Effect
+from quiver.settlement.contract import Contract
 from quiver.trace import LedgerMoved
 from quiver.values.ledger import ClaimDirect, Deposit, FinishExit, OpenChannel, RequestExit, TopUp
 from quiver.values.receipt import Acknowledgement
@@ -60,7 +61,7 @@ def tell_story(contract_class: type[Contract]) -> None:
 class PaysWhatWasNeverLocked(Contract):
     def _pay(self, state, cum):
         self._channels[state.channel] = msgspec.structs.replace(state, paid=cum)
-        self._credit(state.provider, cum - state.paid)
+        self._accounts.credit(state.provider, cum - state.paid)
         return Effect(channel=state.channel, paid=cum - state.paid)
 
 
@@ -68,7 +69,7 @@ class PaysTheSameCreditsAgain(Contract):
     def _pay(self, state, cum):
         due = min(cum, state.locked)
         self._channels[state.channel] = msgspec.structs.replace(state, paid=due)
-        self._credit(state.provider, due)
+        self._accounts.credit(state.provider, due)
         return Effect(channel=state.channel, paid=due)
 
 
@@ -77,8 +78,8 @@ class PaysTheSender(Contract):
 
     def _pay(self, state, cum):
         effect = super()._pay(state, cum)
-        self._debit(state.provider, effect.paid)
-        self._credit(OTHER, effect.paid)
+        self._accounts.debit(state.provider, effect.paid)
+        self._accounts.credit(OTHER, effect.paid)
         return effect
 
 
@@ -86,14 +87,14 @@ class RefundsAllThatWasLocked(Contract):
     def _finish_exit(self, transaction, now_ms):
         state = self._channels[transaction.channel]
         effect = super()._finish_exit(transaction, now_ms)
-        self._credit(state.payer, state.paid)
+        self._accounts.credit(state.payer, state.paid)
         return msgspec.structs.replace(effect, refunded=state.locked)
 
 
 class OpensWithoutTakingTheCredits(Contract):
     def _open(self, transaction):
         effect = super()._open(transaction)
-        self._credit(transaction.sender, transaction.amount)
+        self._accounts.credit(transaction.sender, transaction.amount)
         return effect
 
 
