@@ -21,6 +21,8 @@ from quiver.wire.identify import IdentifyCodec
 
 PROTOCOL_VERSION = "ipfs/0.1.0"
 TIMEOUT_S = 10.0
+# py-libp2p 0.8.1 loses an answer whose end comes in the same datagram: over QUIC it takes the end first.
+END_AFTER_S = 0.05
 # Peers whose answer is remembered; beyond it the oldest are forgotten.
 REMEMBERED_MAX = 4096
 ASK, PUSH = IdentifyCodec(wire.IDENTIFY), IdentifyCodec(wire.IDENTIFY_PUSH)
@@ -64,6 +66,7 @@ class IdentifyService:
     async def _serve(self, stream: Stream) -> None:
         for message in wire.split(self.describe(stream.peer_id)):
             await stream.send(message)
+        await self._clock.sleep(END_AFTER_S)
         stream.finish()
 
     async def _serve_push(self, stream: Stream) -> None:

@@ -228,6 +228,12 @@ const commands = {
     return null
   },
 
+  // Serves one more protocol: peers that are connected are told so by identify's push.
+  async serve ({ protocol }) {
+    await node.handle(protocol, stream => stream.close())
+    return null
+  },
+
   async open ({ peer, protocol }) {
     const stream = await open(peer, protocol)
     const agreed = stream.protocol
