@@ -56,6 +56,8 @@ class StreamDriver(ABC):
         self._events: deque[Event] = deque()
         self.peer_id: PeerId | None = None
         self.is_closed = False
+        self.ending_reason = ""
+        "Why it was closed, in the words of whoever closed it."
 
     # ---- how bytes travel
 
@@ -262,6 +264,7 @@ class StreamDriver(ABC):
     def _end_all(self, code: int, reason: str, *, stream_code: int) -> None:
         """The connection is over."""
         self.is_closed = True
+        self.ending_reason = reason
         for stream in list(self._streams.values()):
             self._end(stream, read_code=None if stream.has_ended else stream_code, write_code=stream_code)
         self._events.append(Closed(code, reason))

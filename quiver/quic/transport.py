@@ -115,7 +115,8 @@ class SwarmTransport:
             if isinstance(error, DeadlineExceeded):
                 raise DeadlineExceeded(f"{short(peer)} did not answer {protocol.id} within {timeout_s:g} s") from error
             if isinstance(error, StreamReset) and link is not None and link.driver.is_closed:
-                raise PeerUnreachable(f"the connection to {short(peer)} was lost during {protocol.id}") from error
+                why = f": {link.driver.ending_reason}" if link.driver.ending_reason else ""
+                raise PeerUnreachable(f"the connection to {short(peer)} was lost during {protocol.id}{why}") from error
             raise
         stream.finish_and_drain()
         return answer

@@ -8,8 +8,10 @@ import pytest
 
 from quiver.errors import PeerUnreachable, StreamReset, UsageError, WireCode
 from quiver.identity.keys import KeyPair
+from quiver.live.clock import LiveClock
 from quiver.live.libp2p.host import Host, Kind
 from quiver.quic import swarm
+from quiver.quic.limits import Refusal
 from quiver.values.peer import PeerInfo
 from quiver.wire import multiaddr
 from quiver.wire.envelope import open_peer_record
@@ -139,6 +141,26 @@ def test_another_peer_than_the_one_that_was_dialled_is_refused(kind):
         assert not a._transport.swarm.peers and not b._transport.swarm.peers
 
     play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
+
+
+class FastClock(LiveClock):
+    """Two hours ahead: its certificates are not valid yet, and those of others still are."""
+
+    def utc_ms(self):
+        return super().utc_ms() + 2 * 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Kind.QUIC, "certificate valid .* not at"), (Kind.TCP, "bad certificate")]
+)
+def test_who_dials_hears_why_its_certificate_was_refused(kind, reason):
+    async def story(a, b):
+        a.learn(b.local_info())
+        with pytest.raises(PeerUnreachable, match=reason):
+            await ask(a, b)
+        assert b.refused == {Refusal.HANDSHAKE: 1}
+
+    play(story, {"kinds": (kind,), "clock": FastClock()}, {"kinds": (kind,)})
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -1,13 +1,17 @@
 """TLS 1.3 with libp2p's authentication over a byte stream, without I/O (libp2p specs, tls; for TCP).
 
-Both sides show exactly one certificate, judged inside the handshake; OpenSSL sends the alert when it is refused.
+Both sides show exactly one certificate, judged inside the handshake. A refusal is OpenSSL's alert with the same meaning as over
+QUIC: bad_certificate, certificate_required, no_application_protocol. Only a second certificate is seen too late for an alert.
+pyOpenSSL cannot choose an alert, so two of its private names are used; tests/unit/live/libp2p/test_tls_session.py watches them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
 
 from quiver.errors import PeerError, WireCode
 from quiver.ids import PeerId
@@ -35,6 +39,7 @@ class TlsSession:
         self._judge = judge
         self._expected_peer = expected_peer
         self._refusal: str | None = None
+        self._is_client = is_client
         self._tls = SSL.Connection(self._context(identity, is_client, [name.encode() for name in protocols]), None)
         if is_client:
             self._tls.set_connect_state()
@@ -49,20 +54,26 @@ class TlsSession:
         context.set_options(SSL.OP_NO_TICKET)
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.private_key)
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._on_certificate)
+        self._verify = _set_verify(context, self._on_certificate)
         if is_client:
             context.set_alpn_protos(protocols)
         else:
-            context.set_alpn_select_callback(
-                lambda _, offered: next((name for name in protocols if name in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
-            )
+            context.set_alpn_select_callback(lambda _, offered: self._choose(protocols, offered))
         return context
 
-    def _on_certificate(self, _connection: object, shown: object, _error: int, depth: int, _ok: int) -> bool:
-        """OpenSSL asks once for each certificate, the peer's own last."""
+    def _choose(self, protocols: list[bytes], offered: list[bytes]) -> bytes:
+        for name in protocols:
+            if name in offered:
+                return name
+        self._refusal = f"none of the application protocols {offered[:4]} is spoken here"
+        # pyOpenSSL makes any exception the alert no_application_protocol (RFC 7301, 3.2).
+        raise TlsFailed(self._refusal)
+
+    def _on_certificate(self, _connection: object, shown: object, _error: int, _depth: int, _ok: int) -> bool:
+        """OpenSSL asks for the peer's own certificate, once for each thing it minds and once more."""
+        if self.remote_peer is not None:
+            return True
         try:
-            if depth > 0:
-                raise BadCertificate("exactly one certificate may be shown")
             peer_id = self._judge(shown.to_cryptography())  # type: ignore[attr-defined]
             if self._expected_peer is not None and self._expected_peer != peer_id:
                 raise BadCertificate("another peer id than the one that was dialled")
@@ -101,9 +112,10 @@ class TlsSession:
             self._tls.do_handshake()
         except SSL.WantReadError:
             return
-        except SSL.Error as error:
+        except (SSL.Error, TlsFailed) as error:
             raise TlsFailed(f"TLS: {self._refusal or _reason(error)}") from error
-        if len(self._tls.get_peer_cert_chain() or ()) > 1:
+        # OpenSSL keeps the peer's own certificate in this list on the client's side only.
+        if len(self._tls.get_peer_cert_chain() or ()) > self._is_client:
             raise TlsFailed("TLS: exactly one certificate may be shown")
         assert self.remote_peer is not None, "no handshake completes without a certificate that was judged"
         self.is_established = True
@@ -123,7 +135,25 @@ class TlsSession:
             return bytes(out)
 
 
-def _reason(error: SSL.Error) -> str:
+def _set_verify(context: SSL.Context, judge: Callable[..., bool]) -> object:
+    """Ask for a certificate and let `judge` decide; a refusal is the alert bad_certificate. Keep what is returned alive."""
+    mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+    context.set_verify(mode, judge)
+    accepts: Any = context._verify_callback
+
+    @ffi.callback("int (*)(int, X509_STORE_CTX *)")  # type: ignore[untyped-decorator]
+    def verify(ok: int, store: object) -> int:
+        accepted = int(accepts(ok, store))
+        if not accepted:
+            # Otherwise it stays "self-signed", whose alert is unknown_ca.
+            lib.X509_STORE_CTX_set_error(store, lib.X509_V_ERR_CERT_REJECTED)
+        return accepted
+
+    lib.SSL_CTX_set_verify(context._context, mode, verify)
+    return verify
+
+
+def _reason(error: Exception) -> str:
     """OpenSSL's own words."""
     queue = error.args[0] if error.args else ()
     return "; ".join(str(entry[-1]) for entry in queue) if queue else "the stream was damaged"

@@ -37,7 +37,15 @@ class Pair:
     """`client` dials `server`. `seen` holds each side's events; `is_lost(data)` may drop datagrams."""
 
     def __init__(
-        self, *, client=None, server=None, expected_peer=None, limits=None, delay_s=0.01, change=lambda c: None
+        self,
+        *,
+        client=None,
+        server=None,
+        expected_peer=None,
+        limits=None,
+        delay_s=0.01,
+        change=lambda c: None,
+        change_server=lambda c: None,
     ):
         limits = limits or Limits()
         self.now, self.delay_s, self.is_lost = 0.0, delay_s, lambda data: False
@@ -51,8 +59,7 @@ class Pair:
                 stream_window_bytes=limits.stream_window_bytes,
                 connection_window_bytes=limits.connection_window_bytes,
             )
-            if is_client:
-                change(configuration)
+            (change if is_client else change_server)(configuration)
             self.quics.append(
                 PeerConnection(
                     configuration=configuration,

@@ -6,11 +6,15 @@ certificate_required 116.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from quiver.identity.keys import KeyPair
+from quiver.quic.events import Closed
 from tests.unit.quic.pair import UTC_MS, Pair, identity, peer_id
+from tests.unit.quic.wrong_identities import WRONG
 
 BAD_CERTIFICATE, UNSUPPORTED_CERTIFICATE = 0x100 + 42, 0x100 + 43
 CERTIFICATE_REQUIRED, NO_APPLICATION_PROTOCOL = 0x100 + 116, 0x100 + 120
@@ -43,11 +47,28 @@ def test_a_client_without_certificate_is_refused():
     refused_by_the_server(Pair(change=hide), CERTIFICATE_REQUIRED)
 
 
-def test_a_client_with_two_certificates_is_refused():
-    def add(configuration):
-        configuration.certificate_chain = [identity(3).certificate]
+def add_certificate(configuration):
+    configuration.certificate_chain = [identity(3).certificate]
 
-    refused_by_the_server(Pair(change=add), BAD_CERTIFICATE)
+
+def test_a_client_with_two_certificates_is_refused():
+    refused_by_the_server(Pair(change=add_certificate), BAD_CERTIFICATE)
+
+
+def test_a_server_with_two_certificates_is_refused():
+    refused_by_the_client(Pair(change_server=add_certificate))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_certificate_is_refused_on_both_ends_and_both_learn_why(name):
+    shown, reason = WRONG[name]
+    for pair, refuse in (
+        (Pair(client=shown), lambda pair: refused_by_the_server(pair, BAD_CERTIFICATE)),
+        (Pair(server=shown), refused_by_the_client),
+    ):
+        refuse(pair)
+        for driver in (pair.client, pair.server):
+            assert re.search(reason, pair.of(driver, Closed)[0].reason)
 
 
 class ShownBytes:
