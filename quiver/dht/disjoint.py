@@ -104,8 +104,8 @@ class DisjointLookup:
 
     @property
     def replicas(self) -> list[PeerInfo]:
-        """The k nearest of each path, nearest first: who should hold a record of the target."""
-        return [info for _, _, info in merge(*[path.answered[: self._k] for path in self._paths])]
+        """Those of each path, nearest first."""
+        return [info for _, _, info in merge(*[path.diverse(self._k) for path in self._paths])]
 
     def validate(self) -> None:
         """Own invariants."""

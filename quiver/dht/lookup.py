@@ -2,7 +2,8 @@
 
 Rules of this file: no clock (callers pass `now`), no awaiting, no randomness.
 Follows Maymounkov & Mazieres 2002, 2.3, but a silent peer is skipped, not retried. The lookup ends when the `width`
-nearest peers seen have answered, when the peer whose id is the target has, or when nobody is left to ask.
+nearest peers seen have answered, when the peer whose id is the target has, or when nobody is left to ask. Of one address
+group two peers count: one operator's crowd near the target cannot end a lookup, it only makes it longer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
 
+from quiver.dht.address_group import GROUP_PEERS_MAX, groups_of
 from quiver.dht.distance import KEY_BITS, KEYS
 from quiver.ids import PeerId
 from quiver.params import Params
@@ -29,7 +31,7 @@ class Lookup:
 
     __slots__ = (
         "target", "asked", "_k", "_alpha", "_width", "_timeout_s", "_questions_max", "_seen", "_waiting", "_open", "_expiry_s",
-        "_answered", "_edge",
+        "_answered", "_edge", "_grouped",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +60,8 @@ class Lookup:
         self._expiry_s = inf
         "No open question has an earlier deadline."
         self._answered: list[Candidate] = []
+        self._grouped = False
+        "Somebody who answered has an address group."
         self._edge = 1 << KEY_BITS
         "Only a peer nearer than this can still change the result."
         self._add(known, 1)
@@ -110,8 +114,14 @@ class Lookup:
             return
         candidate, answered = entry[1], self._answered
         insort(answered, candidate)
+        if candidate[2].addresses and groups_of(candidate[2].addresses):
+            self._grouped = True
         if answered[0][0] == 0:
             self._edge = 0
+        elif self._grouped:
+            diverse = self.diverse(self._width)
+            if len(diverse) == self._width:
+                self._edge = diverse[-1][0]
         elif len(answered) >= self._width:
             self._edge = answered[self._width - 1][0]
         self._add(closer if len(closer) <= self._k else closer[: self._k], candidate[1] + 1)
@@ -158,8 +168,25 @@ class Lookup:
         """The k nearest peers that answered, nearest first."""
         return [info for _, _, info in self._answered[: self._k]]
 
-    replicas = result
-    "Who should hold a record of the target."
+    @property
+    def replicas(self) -> list[PeerInfo]:
+        """Who should hold a record of the target: the k nearest that answered, two at most of one address group."""
+        return [info for _, _, info in self.diverse(self._k)]
+
+    def diverse(self, n: int) -> Sequence[Candidate]:
+        """The `n` nearest that answered, without those whose address group is there twice already."""
+        if not self._grouped:
+            return self._answered[:n]
+        chosen: list[Candidate] = []
+        counts: dict[bytes, int] = {}
+        for candidate in self._answered:
+            groups = groups_of(candidate[2].addresses)
+            if all(counts.get(group, 0) < GROUP_PEERS_MAX for group in groups):
+                counts.update({group: counts.get(group, 0) + 1 for group in groups})
+                chosen.append(candidate)
+                if len(chosen) == n:
+                    break
+        return chosen
 
     def validate(self) -> None:
         """Own invariants."""

@@ -5,6 +5,7 @@ from quiver.dht.lookup import QUESTIONS_PER_K, Lookup
 from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.values.peer import PeerInfo
+from tests.unit.dht.test_address_group import at
 from tests.unit.dht.world import peer
 
 PARAMS = Params.minimal()
@@ -156,3 +157,33 @@ def test_a_stopped_lookup_is_done():
     lookup.stop()
     assert lookup.next(0.0) is None
     assert lookup.done
+
+
+def test_a_crowd_of_one_address_group_cannot_end_a_lookup():
+    """k 3: three peers of one /24 are nearest and answer, but only two of them count: it goes on to the honest."""
+    target = KEYS[b"target"]
+    numbers = sorted(range(40), key=lambda number: KEYS[peer(number).peer_id] ^ target)
+    crowd = [at(number, f"/ip4/8.8.8.{number}/udp/1/quic-v1") for number in numbers[:10]]
+    honest = [at(number, f"/ip4/1.1.{number}.1/udp/1/quic-v1") for number in numbers[10:]]
+
+    def asked(first):
+        lookup = Lookup(target, [*first, honest[-1]], own=ME, params=PARAMS)
+        while (who := lookup.next(0.0)) is not None:
+            lookup.on_success(who, honest[:3] if who == honest[-1].peer_id else crowd[:3], 0.0)
+        assert lookup.done
+        return lookup
+
+    lookup = asked(crowd[:3])
+    assert lookup.result == crowd[:3]
+    assert lookup.replicas == [*crowd[:2], honest[0]]
+    assert asked(honest[:3]).result == honest[:3]
+
+
+def test_peers_of_one_loopback_are_no_crowd():
+    target = KEYS[b"target"]
+    numbers = sorted(range(9), key=lambda number: KEYS[peer(number).peer_id] ^ target)
+    local = [at(number, f"/ip4/127.0.0.1/udp/{number + 1}/quic-v1") for number in numbers]
+    lookup = Lookup(target, local, own=ME, params=PARAMS)
+    while (who := lookup.next(0.0)) is not None:
+        lookup.on_success(who, [], 0.0)
+    assert lookup.asked == 3 and lookup.replicas == local[:3]
