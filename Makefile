@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Seconds for each decoder; two run at once.
 FUZZ_S ?= 20
 
-.PHONY: help setup interpreters interop demo test fast lint format notebooks check-long bench real-llm fuzz clean
+.PHONY: help setup interpreters interop evm demo test fast lint format notebooks check-long bench real-llm fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ setup: $(STAMP)  ## virtual environment in .venv with the tested versions
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python setup"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,notebook,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,evm,notebook,dev]'
 	touch $@
 
 # A Python for which the pinned packages have no wheels is said and left out; under CI=true its test fails.
@@ -59,10 +59,20 @@ tests/interop/js/node_modules/.setup-stamp: tests/interop/js/package.json tests/
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# Vyper wants an older pycryptodome than the rest, so it has an environment of its own; only tests need it, the result is committed.
+evm: setup  ## the contract's compiler, pinned, in .venv-vyper
+	@$(MAKE) --no-print-directory .venv-vyper/.setup-stamp \
+		|| echo "vyper: the install failed, the contract will not be compiled again"
+
+.venv-vyper/.setup-stamp: tests/evm/vyper.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 demo: setup  ## a simulated network of 1,000 providers, then a live one; page and figures in out/demo
 	$(BIN)/python -m experiments.demo --out out/demo
 
-test: lint interpreters interop  ## lint, types, import contracts and every tier but long and bench
+test: lint interpreters interop evm  ## lint, types, import contracts and every tier but long and bench
 	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(SERIAL))
 	$(if $(SERIAL),$(PYTEST) $(SERIAL))
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks

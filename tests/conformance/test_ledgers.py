@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from quiver.ids import Address
+from quiver.live.chain.evm import EvmChain, EvmLedger
 from quiver.live.chain.local import LocalLedger
 from quiver.params import Params
 from quiver.settlement.contract import Contract
@@ -108,3 +109,31 @@ class TestLocalLedger(LedgerSuite):
     @pytest.fixture
     def chain(self, tmp_path):
         return LocalBed(tmp_path / "chain.db")
+
+
+class EvmBed:
+    params = Params.minimal()
+
+    def __init__(self):
+        self.clock = StoppedClock()
+        aggregator = SimSigner(1, "aggregator", mode="real").account
+        self.chain = EvmChain(chain_id=CHAIN_ID, aggregator=aggregator, params=self.params)
+
+    def run(self, story):
+        asyncio.run(story())
+
+    def node(self, name):
+        signer = SimSigner(1, name, mode="real")
+        return EvmLedger(self.chain, signer.account, clock=self.clock), signer
+
+    async def advance(self, seconds):
+        self.clock.ms += round(seconds * 1000)
+
+    def utc_ms(self):
+        return self.clock.ms
+
+
+class TestEvmLedger(LedgerSuite):
+    @pytest.fixture
+    def chain(self):
+        return EvmBed()

@@ -1,0 +1,228 @@
+"""A chain inside this process: revm by pyrevm, one settlement contract on it, and one `Ledger` view for each account.
+
+It needs no server and forgets everything at the end: for tests, notebooks and networks of one process. Coin costs nothing here: a
+deposit brings what it needs. Every transaction is a block of its own, final at once. Gas figures of this engine are too low,
+because what was touched once stays warm: measure gas on a node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from eth_abi.abi import decode, encode
+from pyrevm import EVM, BlockEnv, CfgEnv, Env
+
+from quiver.errors import SettlementError
+from quiver.ids import DIGEST_BYTES, Address, ChannelId
+from quiver.live.chain.answers import (
+    Log,
+    read_bond,
+    read_challenge,
+    read_channel,
+    read_epoch,
+    read_logs,
+    read_refusal,
+)
+from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact, selector
+from quiver.live.chain.calls import FAULT_NUMBERS, encode_call, proof_of
+from quiver.params import Params
+from quiver.ports import Clock
+from quiver.settlement.accounts import NOBODY
+from quiver.settlement.epochs import EPOCH_MAX
+from quiver.settlement.terms import Terms
+from quiver.values.ledger import (
+    BondState,
+    ChallengeState,
+    ChannelState,
+    Deposit,
+    EpochState,
+    Fault,
+    LedgerEvent,
+    OpenChannel,
+    Transaction,
+)
+
+# The newest rules that every public chain has by now; the contract is compiled for them.
+SPEC = "CANCUN"
+_OUTPUT = re.compile(r"output: 0x([0-9a-f]*)")
+
+
+def hex_address(account: Address) -> str:
+    """As engines and nodes want it."""
+    return "0x" + account.hex()
+
+
+class EvmChain:
+    """The engine, the contract and the history. `apply` is the pure model's, on a real machine."""
+
+    def __init__(
+        self,
+        *,
+        chain_id: int,
+        aggregator: Address,
+        params: Params,
+        slash: int = 0,
+        unit: int = UNIT_DEFAULT,
+        token: Address = NOBODY,
+        bytecode: bytes | None = None,
+        engine: EVM | None = None,
+    ) -> None:
+        self.chain_id = chain_id
+        self.aggregator = aggregator
+        self.terms = Terms.from_params(params, slash=slash)
+        self.events: list[LedgerEvent] = []
+        self.engine = engine or EVM(env=Env(cfg=CfgEnv(chain_id=chain_id)), spec_id=SPEC)
+        self._unit = unit
+        self._token = token
+        self._block = 0
+        code = bytes.fromhex(load_artefact().bytecode[2:]) if bytecode is None else bytecode
+        deployed = self.engine.deploy(
+            hex_address(aggregator),
+            deployment(code, aggregator=aggregator, terms=self.terms, token=token, unit=unit),
+        )
+        self.contract = Address(bytes.fromhex(deployed[2:]))
+
+    def apply(self, transaction: Transaction, now_ms: int) -> LedgerEvent:
+        """The event of an accepted transaction; `SettlementError(reason)` and no change for a refused one."""
+        calldata, value = encode_call(transaction), 0
+        self._check_count(transaction)
+        self._next_block(now_ms)
+        if isinstance(transaction, Deposit) and self._token == NOBODY:
+            value = transaction.amount * self._unit
+            self.engine.set_balance(hex_address(transaction.sender), self.coin(transaction.sender) + value)
+        try:
+            output = self._call(transaction.sender, calldata, value=value)
+        except SettlementError:
+            if value:
+                self.engine.set_balance(hex_address(transaction.sender), self.coin(transaction.sender) - value)
+            raise
+        moved = read_logs(self._logs(), stake=self.terms.stake)
+        event = LedgerEvent(
+            index=len(self.events), at_ms=now_ms // 1000 * 1000, transaction=transaction,
+            channel=_channel_of(transaction, output), paid=moved.paid, refunded=moved.refunded, slashed=moved.slashed,
+        )  # fmt: skip
+        self.events.append(event)
+        return event
+
+    def channel(self, channel_id: ChannelId) -> ChannelState | None:
+        """State of a channel, or None if it was never opened."""
+        if len(channel_id) != DIGEST_BYTES:
+            return None
+        return read_channel(channel_id, self._view("channel(bytes32)", channel_id))
+
+    def balance(self, account: Address) -> int:
+        """Free credits of an account."""
+        return self._number("free(address)", account)
+
+    def epoch(self, number: int) -> EpochState | None:
+        """The commitment of an epoch, once submitted."""
+        return read_epoch(number, self._view("epoch(uint64)", number)) if 0 <= number <= EPOCH_MAX else None
+
+    def bond(self, account: Address) -> BondState | None:
+        """What an account has bonded, or None."""
+        return read_bond(account, self._view("bond_of(address)", account))
+
+    def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
+        """Where an accusation stands, or None."""
+        output = self._view("challenge(uint256,uint64,bytes32)", FAULT_NUMBERS[fault], epoch, subject)
+        return read_challenge(fault, epoch, subject, output)
+
+    @property
+    def deposited(self) -> int:
+        """Credits ever deposited."""
+        return self._number("deposited()")
+
+    @property
+    def burnt(self) -> int:
+        """Credits that slashing destroyed; their coin stays in the contract for ever."""
+        return self._number("burnt()")
+
+    def coin(self, account: Address) -> int:
+        """An account's coin, outside the contract's books, in the chain's smallest unit."""
+        return int(self.engine.get_balance(hex_address(account)))
+
+    def _check_count(self, transaction: Transaction) -> None:
+        carried = proof_of(transaction)
+        if carried is None:
+            return
+        number, proof = carried
+        committed = self.epoch(number)
+        if committed is not None and committed.commitment.count != proof.count:
+            raise SettlementError(
+                "bad_proof", f"the proof is for {proof.count} leaves, the commitment has {committed.commitment.count}"
+            )
+
+    def _next_block(self, now_ms: int) -> None:
+        self._block += 1
+        self.engine.set_block_env(BlockEnv(number=self._block, timestamp=now_ms // 1000))
+
+    def _view(self, signature: str, *values: object) -> bytes:
+        types = [name for name in signature[signature.index("(") + 1 : -1].split(",") if name]
+        return self._call(self.aggregator, selector(signature) + encode(types, values), is_static=True)
+
+    def _number(self, signature: str, *values: object) -> int:
+        (number,) = decode(["uint256"], self._view(signature, *values))
+        return int(number)
+
+    def _call(self, sender: Address, calldata: bytes, *, value: int = 0, is_static: bool = False) -> bytes:
+        # Storage that lives for one transaction, such as the lock against reentrancy, must not outlive it.
+        self.engine.reset_transient_storage()
+        try:
+            return self.engine.message_call(
+                hex_address(sender), hex_address(self.contract), calldata=calldata, value=value, is_static=is_static
+            )
+        except RuntimeError as error:
+            # The engine tells a revert in words; the contract's own words are inside.
+            found = _OUTPUT.search(str(error))
+            raise read_refusal(bytes.fromhex(found[1]) if found else b"") from error
+
+    def _logs(self) -> list[Log]:
+        result: Any = self.engine.result
+        return [Log(topics=tuple(log.data[0]), data=log.data[1]) for log in result.logs]
+
+
+def _channel_of(transaction: Transaction, output: bytes) -> ChannelId | None:
+    if isinstance(transaction, OpenChannel):
+        return ChannelId(output)
+    ack = getattr(transaction, "acknowledgement", None)
+    channel: ChannelId | None = getattr(transaction, "channel", None) if ack is None else ack.channel
+    return channel
+
+
+class EvmLedger:
+    """One account's view of an `EvmChain`: the `Ledger` port."""
+
+    def __init__(self, chain: EvmChain, account: Address, *, clock: Clock, opening_cost_credits: int = 0) -> None:
+        self.chain_id = chain.chain_id
+        self.contract = chain.contract
+        self.opening_cost_credits = opening_cost_credits
+        self._chain = chain
+        self._account = account
+        self._clock = clock
+
+    async def submit(self, transaction: Transaction) -> bytes:
+        """Id of the transaction; `SettlementError` as the contract says, or `not_the_sender`."""
+        if transaction.sender != self._account:
+            raise SettlementError("not_the_sender", "a node can only sign for its own account")
+        event = self._chain.apply(transaction, self._clock.utc_ms())
+        return hashlib.sha256(event.index.to_bytes(8, "big") + msgspec.msgpack.encode(transaction)).digest()
+
+    def events(self, cursor: int) -> Sequence[LedgerEvent]:
+        """Events with `index >= cursor`, oldest first."""
+        return self._chain.events[max(cursor, 0) :]
+
+    def channel(self, channel_id: ChannelId) -> ChannelState | None:
+        """State of a channel."""
+        return self._chain.channel(channel_id)
+
+    def balance(self, account: Address) -> int:
+        """Free credits of an account."""
+        return self._chain.balance(account)
+
+    def epoch(self, number: int) -> EpochState | None:
+        """The commitment of an epoch, once submitted."""
+        return self._chain.epoch(number)
