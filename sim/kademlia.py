@@ -7,25 +7,24 @@ random nodes that joined before it, as a client of a bootstrap list would.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import msgspec
 
-from quiver.dht.answers import ADDRESSLESS
 from quiver.dht.service import DhtService
 from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.runtime import Nursery, Runtime
+from quiver.trace import LookupFinished
 from sim.clock import SimClock
 from sim.garbage import quiet_collector
 from sim.loop import Environment
 from sim.rng import Substreams
 from sim.trace import RunTrace
-from sim.transport import Links, Network, UniformLinks
+from sim.transport import Links, Network, SimTransport, UniformLinks
 
 # libp2p peer ids of Ed25519 keys begin with these bytes: identity multihash, 36 long, PublicKey protobuf.
 _PEER_ID_HEAD = bytes.fromhex("002408011220")
@@ -46,6 +45,7 @@ class KademliaResult(msgspec.Struct, frozen=True, kw_only=True):
     join_frames: int
     lookup_frames: int
     hops_mean: float
+    hops_p95: float
     cpu_s: float
     "CPU seconds of this process, building included, by the clock that was handed in."
     digest: str
@@ -76,7 +76,7 @@ class KademliaWorld:
         self.trace = RunTrace()
         self.params = params or Params.default()
         self.hops: list[int] = []
-        self.trace.subscribe(lambda event: self.hops.append(event.hops))
+        self.trace.subscribe(lambda event: self.hops.append(event.hops), LookupFinished)
         self.network = Network(
             self.env,
             links or UniformLinks(0.05),
@@ -92,12 +92,18 @@ class KademliaWorld:
         self.services = [self._node(index) for index in range(nodes)]
 
     def _node(self, index: int) -> DhtService:
-        key = hashlib.sha256(self.substreams.digest("kademlia", "node", index)).digest()
-        peer_id = PeerId(_PEER_ID_HEAD + key)
+        return self.start(self.network.node(self.make_peer_id("node", index), index=index))
+
+    def make_peer_id(self, kind: str, number: int) -> PeerId:
+        """What an Ed25519 key would give; whose key it is does not matter here."""
+        return PeerId(_PEER_ID_HEAD + self.substreams.digest("kademlia", kind, number))
+
+    def start(self, transport: SimTransport) -> DhtService:
+        """The DHT service of a node that was just switched on."""
         return DhtService(
             Runtime(
                 clock=self.clock,
-                transport=self.network.node(peer_id, index=index),
+                transport=transport,
                 # A DHT node holds nothing durable, signs nothing and has no money.
                 store=cast(Any, None),
                 signer=cast(Any, None),
@@ -113,12 +119,12 @@ class KademliaWorld:
         """Of node `index`."""
         return self.services[index].table.own
 
-    async def join(self, *, interval_s: float) -> None:
-        """Node after node joins, one each `interval_s`, through `KNOWN` random earlier ones."""
+    async def join(self, *, interval_s: float, count: int | None = None) -> None:
+        """Node after node joins, one each `interval_s`, through `KNOWN` random earlier ones; the first `count`, or all."""
         rng = self.substreams.stream("kademlia", "join")
         async with Nursery() as nursery:
-            for index in range(1, len(self.services)):
-                known = [ADDRESSLESS[self.peer_id(rng.randrange(index))] for _ in range(KNOWN)]
+            for index in range(1, len(self.services) if count is None else count):
+                known = [self.services[rng.randrange(index)].me for _ in range(KNOWN)]
                 nursery.start(self.services[index].bootstrap(known))
                 await self.clock.sleep(interval_s)
 
@@ -138,6 +144,11 @@ class KademliaWorld:
             nearest = await self.services[source].find_node(key)
             found += bool(nearest) and nearest[0].peer_id == key
         return found
+
+
+def compute_quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that at least a share `q` does not exceed; nan without values."""
+    return sorted(values)[max(math.ceil(q * len(values)) - 1, 0)] if values else math.nan
 
 
 def run_kademlia(
@@ -173,6 +184,7 @@ def run_kademlia(
         join_frames=join_frames,
         lookup_frames=world.trace.frames - join_frames,
         hops_mean=sum(world.hops) / max(len(world.hops), 1),
+        hops_p95=compute_quantile(world.hops, 0.95),
         cpu_s=cpu_clock() - start_s,
         digest=world.trace.digest(),
         events=world.env.entries,

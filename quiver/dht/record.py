@@ -8,6 +8,7 @@ attacker cannot flush honest records.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from quiver.ids import PeerId
 from quiver.params import Params
@@ -61,6 +62,13 @@ class RecordStore:
         infos = [info for _, info in records.values()]
         limit = self._params.provider_peers_max
         return infos if len(infos) <= limit else rng.sample(infos, limit)
+
+    def unexpired(self, now: float) -> Iterator[tuple[bytes, PeerInfo]]:
+        """Every record whose lease runs, with its key; nothing is dropped."""
+        for key, records in self._records.items():
+            for expires_s, info in records.values():
+                if expires_s > now:
+                    yield key, info
 
     def expire(self, now: float) -> None:
         """Drop every record whose lease ended."""

@@ -71,6 +71,11 @@ class DhtService:
         if server:
             runtime.transport.answer(KAD, answers.on_question)
 
+    @property
+    def me(self) -> PeerInfo:
+        """This node as others know it."""
+        return self._answers.me
+
     def observe(self, info: PeerInfo) -> None:
         """A peer we are connected to is a server of `KAD` and has these addresses (identify says so)."""
         self._answers.observe(info)
@@ -115,10 +120,9 @@ class DhtService:
 
     async def _announce(self, key: bytes) -> int:
         # Whoever asks us must find us as well, even where we are the only node.
-        self.records.add(key, self._answers.me, self._runtime.clock.now())
+        self.records.add(key, self.me, self._runtime.clock.now())
         nearest = (await self._search(KadType.FIND_NODE, key)).replicas
-        me = self._answers.me
-        return await self._store(nearest, KadMessage(type=KadType.ADD_PROVIDER, key=key, providers=(me,)))
+        return await self._store(nearest, KadMessage(type=KadType.ADD_PROVIDER, key=key, providers=(self.me,)))
 
     async def _store(self, peers: Sequence[PeerInfo], message: KadMessage) -> int:
         """How many of `peers` took it."""
@@ -146,8 +150,7 @@ class DhtService:
             return len(found) >= params.candidates_max
 
         held = self.records.providers(key, self._runtime.clock.now(), self._runtime.rng)
-        me = self._answers.me
-        if not on_answer(me, KadMessage(type=KadType.GET_PROVIDERS, key=key, providers=tuple(held))):
+        if not on_answer(self.me, KadMessage(type=KadType.GET_PROVIDERS, key=key, providers=tuple(held))):
             await self._search(KadType.GET_PROVIDERS, key, on_answer=on_answer, is_found=lambda: bool(found))
         return list(found.values())
 
