@@ -183,11 +183,13 @@ class YamuxSession:
         if stream is not None and (delta := stream.give_back(size)):
             self._frame(frame.WINDOW_UPDATE, 0, stream_id, delta)
 
-    def stop_reading(self, stream_id: int) -> None:
-        """What comes is dropped and gives no credit, until the peer ends the stream. yamux cannot tell the peer so."""
-        if (stream := self._streams.get(stream_id)) is not None:
-            stream.is_stopped = True
+    def stop_reading(self, stream_id: int) -> bool:
+        """What comes is dropped and gives no credit, until the peer ends the stream; True if it has not. yamux cannot tell it so."""
         self._drop_unread(stream_id)
+        if (stream := self._streams.get(stream_id)) is None:
+            return False
+        stream.is_stopped = True
+        return not stream.has_ended
 
     @property
     def streams_open(self) -> int:

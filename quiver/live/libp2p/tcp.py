@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -17,7 +18,7 @@ from quiver.ports import Clock
 from quiver.quic.certificate import Identity
 from quiver.quic.endpoint import OnOpened
 from quiver.quic.events import FrameStream
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, Refusal
 from quiver.quic.link import Link
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
 from quiver.quic.swarm import Swarm
@@ -27,6 +28,8 @@ from quiver.wire.multiaddr import tcp_address, tcp_endpoint
 
 # The kernel holds this much that the peer does not read before we stop encrypting for it.
 WRITE_BUFFER_BYTES = 256 * 1024
+# For the last bytes of a connection that was closed, and for the peer to take them.
+CLOSE_GRACE_S = 1.0
 
 
 class TcpEndpoint:
@@ -40,7 +43,7 @@ class TcpEndpoint:
         self._identity = identity
         self._clock = clock
         self._ip_version = ip_version
-        self._limits = limits
+        self.limits = limits
         self._framings = framings
         self._on_opened = on_opened
         self._loop = loop
@@ -49,6 +52,8 @@ class TcpEndpoint:
         self._connecting: dict[asyncio.Task[None], None] = {}
         self._to_flush: dict[Link, None] = {}
         self._server: asyncio.Server | None = None
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
         self.address: tuple[str, int] = ("", 0)
         "What was bound."
         swarm.dialers.append(self)
@@ -82,7 +87,7 @@ class TcpEndpoint:
 
     async def _connect(self, link: Link, where: tuple[str, int]) -> None:
         try:
-            async with self._clock.deadline(self._limits.handshake_timeout_s):
+            async with self._clock.deadline(self.limits.handshake_timeout_s):
                 await self._loop.create_connection(partial(TcpWire, self, link), *where)
         except Exception as error:
             self._driver(link).end_of_input(str(error) or type(error).__name__)
@@ -98,7 +103,7 @@ class TcpEndpoint:
         """A connection begins. An incoming one comes from a port nobody listens on."""
         now = self._clock.now()
         driver = TcpDriver(
-            self._identity, is_dialer=is_dialled, judge=self._judge, expected_peer=expected_peer, limits=self._limits,
+            self._identity, is_dialer=is_dialled, judge=self._judge, expected_peer=expected_peer, limits=self.limits,
             framings=self._framings, now=now,
         )  # fmt: skip
         link = Link(
@@ -116,6 +121,7 @@ class TcpEndpoint:
     def attach(self, link: Link, wire: TcpWire) -> None:
         """The socket of a link is there."""
         self._wires[link] = wire
+        self._all_gone.clear()
         self.transmit_soon(link)
 
     def receive(self, link: Link, data: bytes) -> None:
@@ -127,8 +133,19 @@ class TcpEndpoint:
     def lost(self, link: Link, reason: str) -> None:
         """The socket of a link is gone."""
         self._wires.pop(link, None)
+        if not self._wires:
+            self._all_gone.set()
         self._driver(link).end_of_input(reason)
         link.pump()
+
+    def stalled(self, link: Link) -> None:
+        """The peer has taken nothing for the idle timeout, whatever it sends."""
+        self._swarm.quota.refuse(Refusal.STALLED)
+        link.close(CLOSE_RESOURCE_LIMIT, f"took nothing for {self.limits.idle_timeout_s:g} s")
+
+    def later(self, delay_s: float, function: Callable[..., object], *arguments: object) -> asyncio.TimerHandle:
+        """Call `function` after `delay_s`."""
+        return self._loop.call_later(delay_s, function, *arguments)
 
     def _driver(self, link: Link) -> TcpDriver:
         assert isinstance(link.driver, TcpDriver)
@@ -166,12 +183,16 @@ class TcpEndpoint:
         self.transmit_soon(link)
 
     async def close(self) -> None:
-        """Send the goodbyes, close every socket and the port."""
+        """Send the goodbyes, close every socket and the port. A peer that does not read waits for nobody longer than a second."""
         for task in list(self._connecting):
             task.cancel()
         self._flush()
         if self._server is not None:
             self._server.close()
+        for wire in list(self._wires.values()):
+            wire.close()
+        await self._all_gone.wait()
+        if self._server is not None:
             await self._server.wait_closed()
 
     def abort(self) -> None:
@@ -214,6 +235,9 @@ class TcpWire(asyncio.Protocol):
         self._endpoint = endpoint
         self._link = link
         self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        "Of the peer's silence while the buffer is full; once closing, of the last bytes."
+        self._is_closing = False
         self.is_full = False
         "The peer does not read what is in the kernel's buffer and ours."
 
@@ -239,17 +263,27 @@ class TcpWire(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The buffer is full."""
         self.is_full = True
+        assert self._link is not None, "nothing is written before the link is there"
+        self._timer = self._endpoint.later(self._endpoint.limits.idle_timeout_s, self._endpoint.stalled, self._link)
 
     def resume_writing(self) -> None:
         """There is room again."""
         self.is_full = False
+        if not self._is_closing:
+            self._stop_timer()
         if self._link is not None:
             self._endpoint.transmit_soon(self._link)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        self._stop_timer()
         if self._link is not None:
             self._endpoint.lost(self._link, str(exc) if exc else "the peer closed the connection")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the kernel."""
@@ -257,9 +291,12 @@ class TcpWire(asyncio.Protocol):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Flush, then close."""
-        if self._transport is not None:
+        """Flush, then close; whatever the peer has not taken in time is dropped."""
+        if self._transport is not None and not self._is_closing:
+            self._is_closing = True
+            self._stop_timer()
             self._transport.close()
+            self._timer = self._endpoint.later(CLOSE_GRACE_S, self.abort)
 
     def abort(self) -> None:
         """Close at once."""

@@ -35,6 +35,8 @@ from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
 TLS = "/tls/1.0.0"
 # RFC 6298, section 2.
 RTT_GAIN = 0.125
+# yamux cannot ask a peer to stop sending. One that leaves a stream open which we have left gets a reset after this long.
+LINGER_S = 10.0
 
 
 class Upgrade:
@@ -77,6 +79,8 @@ class TcpDriver(StreamDriver):
         self._unread: dict[int, int] = {}
         self._ended_sending: dict[int, None] = {}
         "Streams whose end waits behind unsent bytes."
+        self._lingering: dict[int, float | None] = {}
+        "Streams we read no further and the peer has not ended -> when to reset them; None until the next keep-alive."
         self._rtt_s: float | None = None
         self._pinged_s: float | None = None
         self._handshake_deadline: float | None = now + limits.handshake_timeout_s
@@ -186,7 +190,16 @@ class TcpDriver(StreamDriver):
             if self._streams:
                 self._ping(now)
             self._keepalive_at = now + self._keepalive_s
+            self._expire_lingering(now)
         self._expire_negotiations(now)
+
+    def _expire_lingering(self, now: float) -> None:
+        for stream_id, due in list(self._lingering.items()):
+            if due is None:
+                self._lingering[stream_id] = now + LINGER_S
+            elif due <= now and stream_id not in self._unsent and self._session is not None:
+                del self._lingering[stream_id]
+                self._session.reset(stream_id, WireCode.NONE)
 
     def _ping(self, now: float) -> None:
         if self._session is not None and self._pinged_s is None:
@@ -222,6 +235,7 @@ class TcpDriver(StreamDriver):
                 # It must name its protocol in time, even if it never says a word.
                 self._on_data(event.stream_id, b"", False, now)
             elif isinstance(event, StreamEnded):
+                self._lingering.pop(event.stream_id, None)
                 self._on_end(event.stream_id, now)
             elif isinstance(event, StreamAborted):
                 self._drop(event.stream_id)
@@ -289,6 +303,7 @@ class TcpDriver(StreamDriver):
         self._unsent.pop(stream_id, None)
         self._ended_sending.pop(stream_id, None)
         self._unread.pop(stream_id, None)
+        self._lingering.pop(stream_id, None)
 
     def _buffered_bytes(self, stream_id: int) -> int:
         return len(self._unsent.get(stream_id, b""))
@@ -304,7 +319,8 @@ class TcpDriver(StreamDriver):
     def _stop_peer(self, stream_id: int, code: int) -> bool:
         if self._session is None:
             return False
-        self._session.stop_reading(stream_id)
+        if self._session.stop_reading(stream_id):
+            self._lingering[stream_id] = None
         return False
 
     def _on_kept(self, stream_id: int, size: int) -> None:
