@@ -19,7 +19,7 @@ from tests.unit.live.libp2p.tcp_pair import TcpPair
 from tests.unit.quic.pair import FRAMING, PROTOCOL, peer_id
 
 WINDOW = 64 * 1024
-SMALL = Limits(stream_window_bytes=WINDOW, unsent_bytes_max=300_000, streams_max=3, idle_timeout_s=30.0)
+SMALL = Limits(stream_window_bytes=WINDOW, unsent_bytes_max=300_000, streams_max=3, idle_timeout_s=3600.0)
 
 
 def drain(driver, stream):
