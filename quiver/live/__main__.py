@@ -177,6 +177,21 @@ def run_devnet(given: argparse.Namespace) -> int:
     return process.run(main, watch_stdin=given.until_stdin_ends, stop_s=DEVNET_STOP_S)
 
 
+def run_p2p(given: argparse.Namespace) -> int:
+    """One look at the peer-to-peer network."""
+    from quiver.live import p2p
+
+    async def main(stop: asyncio.Event) -> int:
+        if given.p2p_command == "provide":
+            report = await p2p.provide(given, stop)
+        else:
+            report = await p2p.COMMANDS[given.p2p_command](given)
+        print(msgspec.json.encode(report.data).decode() if given.json else report.text)
+        return process.EXIT_DONE
+
+    return process.run(main if getattr(given, "stay", False) else _until_interrupted(main))
+
+
 def run_mock(given: argparse.Namespace) -> int:
     """The mock engine."""
     from quiver.live.backends.mock import make_mock_app, start_mock
@@ -202,6 +217,7 @@ _COMMANDS = {
     "doctor": run_doctor,
     "client": run_client,
     "devnet": run_devnet,
+    "p2p": run_p2p,
     "ollama-mock": run_mock,
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from quiver.live.p2p_arguments import add_p2p
+
 FORMAT = argparse.RawDescriptionHelpFormatter
 API_KEY_VARIABLE = "QUIVER_API_KEY"
 FAUCET_CREDITS = 100_000_000
@@ -43,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_client(commands)
     _add_devnet(commands)
+    add_p2p(commands)
     # Its own parser reads the rest, its --help too.
     commands.add_parser(
         "ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model."

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from enum import StrEnum
 
+from quiver.dht.public_key import PUBLIC_KEY_NAMESPACE, PublicKeyValidator
 from quiver.dht.service import DhtService
 from quiver.live.libp2p.dialback import DialBackService
 from quiver.live.libp2p.host import Host
@@ -23,6 +24,8 @@ from quiver.runtime import Runtime
 from quiver.wire.kad import KAD_QUIVER
 
 _log = logging.getLogger("quiver.node")
+VALIDATORS = {PUBLIC_KEY_NAMESPACE: PublicKeyValidator()}
+"Of the values live nodes hold for others."
 
 
 class Mode(StrEnum):
@@ -43,7 +46,7 @@ class Membership:
         self.mode = mode
         self._host = host
         self.kad = KadTransport(host, ids, clock=runtime.clock, is_server=mode is Mode.SERVER)
-        self.dht = DhtService(dataclasses.replace(runtime, transport=self.kad))
+        self.dht = DhtService(dataclasses.replace(runtime, transport=self.kad), validators=VALIDATORS)
         self.push = IdentifyPush(host)
         self.reachability = Reachability(host, runtime.clock, on_change=self._on_reachability)
         self._feed = TableFeed(host, self.kad, self.dht)

@@ -7,7 +7,10 @@ import asyncio
 import pytest
 import uvloop
 
+from quiver.dht.public_key import public_key_record_key
 from quiver.errors import StreamReset, WireCode
+from quiver.identity.keys import KeyPair
+from quiver.identity.peer_id import encode_public_key, public_key_of
 from quiver.live.libp2p.host import Kind
 from quiver.live.membership import Mode
 from quiver.values.kad import KadMessage, KadType
@@ -15,6 +18,7 @@ from quiver.wire.kad import KAD_IPFS, KAD_QUIVER, KadCodec
 from tests.live.meeting import Peer, play, until
 
 KEY = b"\x12\x20" + bytes(32)
+PK = public_key_record_key(KeyPair(bytes(32)).peer_id)
 SERVER = {"mode": Mode.SERVER}
 
 
@@ -25,8 +29,10 @@ def test_servers_meet_by_identify_and_a_client_stays_out_of_the_table(kind, loop
         await b.dht.bootstrap([a.info])
         await client.dht.bootstrap([a.info])
         await until(lambda: a.knows(b) and b.knows(a) and client.knows(a), "servers that know each other")
-        assert client.peer_id in a.host.identify.known and not a.knows(client)
         assert await client.dht.provide(KEY) == 2
+        key, value = public_key_record_key(client.peer_id), encode_public_key(public_key_of(client.peer_id))
+        assert await client.dht.put_value(key, value) == 2 and await client.dht.get_value(key) == value
+        assert client.peer_id in a.host.identify.known and not a.knows(client) and not b.knows(client)
         assert [info.peer_id for info in await b.dht.find_providers(KEY)] == [client.peer_id]
 
     options = {"kinds": (kind,)}
@@ -40,8 +46,9 @@ def test_a_question_alone_lets_nobody_into_the_table():
     async def story(a, liar):
         # Says that it is a server, but lists no DHT in identify.
         liar.host.learn(a.info)
-        question = KadMessage(type=KadType.FIND_NODE, key=liar.peer_id, providers=(liar.info,))
-        await liar.host.rpc(a.peer_id, KadCodec(KAD_QUIVER), question, timeout_s=5)
+        for kind, key in ((KadType.FIND_NODE, KEY), (KadType.GET_PROVIDERS, KEY), (KadType.GET_VALUE, PK)):
+            question = KadMessage(type=kind, key=key, providers=(liar.info,))
+            await liar.host.rpc(a.peer_id, KadCodec(KAD_QUIVER), question, timeout_s=5)
         await until(lambda: liar.peer_id in a.host.identify.known, "its identify")
         await asyncio.sleep(0.1)
         assert not a.knows(liar)
@@ -54,7 +61,7 @@ def test_a_peer_that_changes_is_updated_by_one_push():
         await b.dht.bootstrap([a.info])
         await until(lambda: a.knows(b), "b in a's table")
         heard = []
-        a.host.identify.listeners.append(lambda peer, told: heard.append(told))
+        a.host.identify.listeners.append(lambda peer, _: heard.append(peer))
         b.membership.kad.set_server(False)
         b.membership.push.soon()
         b.membership.push.soon()
@@ -65,7 +72,7 @@ def test_a_peer_that_changes_is_updated_by_one_push():
         b.membership.kad.set_server(True)
         b.membership.push.soon()
         await until(lambda: a.knows(b), "b back in a's table")
-        assert len(heard) == 2
+        assert heard.count(b.peer_id) == 2
 
     play(story, Peer(1, **SERVER), Peer(2, **SERVER))
 

@@ -23,7 +23,6 @@ from quiver.wire.kad import KAD_IPFS, KAD_QUIVER, KadCodec
 KAD_IDS = {"quiver": KAD_QUIVER, "ipfs": KAD_IPFS}
 # js- and go-libp2p never answer ADD_PROVIDER, and js keeps the stream open: who says nothing for so long has taken the record.
 SILENCE_S = 1.0
-_QUESTIONS = (KadType.FIND_NODE, KadType.GET_PROVIDERS)
 
 
 class KadTransport:
@@ -81,14 +80,14 @@ class KadTransport:
     def _on_question(self, peer: PeerId, message: KadMessage) -> KadMessage:
         """Who asks is not for that a server we can reach: identify and a ping tell (see `TableFeed`)."""
         assert self._function is not None
-        if message.providers and message.type in _QUESTIONS:
+        if message.providers and message.type is not KadType.ADD_PROVIDER:
             message = msgspec.structs.replace(message, providers=())
         answer: KadMessage = self._function(peer, message)
         return answer
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
         """Ask in a protocol the peer serves. As the host's; a stranger that takes a record without a word has answered."""
-        if not self.is_server and message.type in _QUESTIONS:
+        if not self.is_server and message.providers and message.type is not KadType.ADD_PROVIDER:
             # Only servers introduce themselves: a client is in nobody's table.
             message = msgspec.structs.replace(message, providers=())
         if message.type is KadType.ADD_PROVIDER and self._is_stranger(peer):
