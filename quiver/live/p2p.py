@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from quiver.errors import MalformedMessage, Unavailable, UsageError
+from quiver.errors import MalformedMessage, QuiverError, Unavailable, UsageError
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import parse_peer_id, peer_id_cid, peer_id_cid36, peer_id_text
 from quiver.ids import PeerId
@@ -67,10 +67,14 @@ class Session:
         try:
             await self.membership.dht.bootstrap(self.known)
         except Unavailable as error:
-            raise Unavailable(f"{error}{self._hint()}") from error
+            raise Unavailable(f"{error}{await self._hint()}") from error
 
-    def _hint(self) -> str:
-        for told in self.host.identify.known.values():
+    async def _hint(self) -> str:
+        for info in self.known:
+            try:
+                told = await self.host.identify.ask(info.peer_id)
+            except QuiverError:
+                continue
             for protocol in told.protocols:
                 if (found := _FOREIGN_NETWORK.match(protocol)) is not None:
                     return f". It is a node of network {found[1]}...: give the --network file with that hash"

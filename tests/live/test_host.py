@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -181,3 +182,20 @@ def test_two_networks_never_mix_and_both_learn_why(kind):
 
     kinds = {"kinds": (kind,)}
     play(story, {"network": "aaaa", **kinds}, {"network": "aaaa", **kinds}, {"network": "bbbb", **kinds})
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_start_that_is_cancelled_leaves_no_port_bound(turns):
+    async def main():
+        host = Host(KeyPair(bytes(32)))
+        starting = asyncio.ensure_future(host.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        if not starting.cancelled():
+            await host.close()
+
+    asyncio.run(main())
+    # A socket that nobody closed is a warning when it is collected, and warnings are errors.
+    gc.collect()

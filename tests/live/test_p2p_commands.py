@@ -20,10 +20,15 @@ from tests.live.waiting import until
 
 COMMANDS = ("id", "ping", "identify", "find-peer", "provide", "find-providers", "put", "get", "crawl")
 
+NODES = ("bootstrap", "aggregator", "provider-1", "gateway")
+
 
 @pytest.fixture(scope="module")
 def devnet(tmp_path_factory):
     with Devnet(tmp_path_factory.mktemp("here") / "net", providers=1, speed=0) as network:
+        # A node becomes a server of the DHT a moment after it has joined: when others have dialled it back.
+        everybody = {peer_of(network, name) for name in NODES}
+        until(lambda: {one["peer"] for one in show(network, "crawl")} == everybody, "every node in the DHT")
         yield network
 
 
@@ -89,11 +94,9 @@ def test_ping_and_identify_name_the_peer_that_answered(devnet):
 
 
 def test_a_crawl_finds_every_node_and_who_knows_whom(devnet):
-    names = ("bootstrap", "aggregator", "provider-1", "gateway")
-    everybody = {peer_of(devnet, name) for name in names}
-    found = until(
-        lambda: found if {one["peer"] for one in (found := show(devnet, "crawl"))} == everybody else None, "every node"
-    )
+    everybody = {peer_of(devnet, name) for name in NODES}
+    found = show(devnet, "crawl")
+    assert {one["peer"] for one in found} == everybody
     for one in found:
         assert not one["error"] and one["rtt_ms"] > 0 and one["addresses"]
         assert sum(one["buckets"].values()) == len(one["neighbours"]) and set(one["neighbours"]) < everybody

@@ -81,8 +81,8 @@ def test_a_node_becomes_a_server_once_others_have_dialled_it_back():
         await b.dht.bootstrap([a.info])
         await until(lambda: b.membership.kad.is_server, "the word of a")
         assert b.state is State.REACHABLE
-        for address in b.info.addresses:
-            assert to_text(address) in b.membership.reachability.detail()
+        detail = b.membership.reachability.detail
+        await until(lambda: all(to_text(address) in detail() for address in b.info.addresses), "a word on each address")
         await until(lambda: a.knows(b), "b in a's table, by its push")
 
     play(story, Peer(1, mode=Mode.SERVER), Peer(2))

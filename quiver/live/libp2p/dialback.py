@@ -106,8 +106,8 @@ class DialBackService:
 
     async def _dial(self, peer: PeerId, address: bytes, kind: Kind, ip: str) -> DialBackAnswer:
         host = self._make_host(ip, kind, self._timeout_s)
+        await host.start()
         try:
-            await host.start()
             host.learn(PeerInfo(peer_id=peer, addresses=(address,)))
             await host.pings.ping(peer, timeout_s=self._timeout_s)
         except QuiverError as error:
@@ -120,6 +120,6 @@ class DialBackService:
 def _fresh_host(ip: str, kind: Kind, timeout_s: float) -> Host:
     any_host = "::" if ":" in ip else "0.0.0.0"
     return Host(
-        KeyPair(os.urandom(SEED_BYTES)), host=any_host, kinds=(kind,),
+        KeyPair(os.urandom(SEED_BYTES)), host=any_host, kinds=(kind,), listens=False,
         limits=Limits(handshake_timeout_s=timeout_s, idle_timeout_s=timeout_s),
     )  # fmt: skip

@@ -48,7 +48,8 @@ class Host:
     """`await start()` binds `port` for UDP and TCP; 0 lets the kernel choose.
 
     `announce` are the binary multiaddrs others are told to dial; by default those that were bound. `network` is a hash: nodes
-    of other networks are told so and left; strangers who speak none of our protocols may stay.
+    of other networks are told so and left; strangers who speak none of our protocols may stay. With `listens` false it only
+    dials, and no TCP port is bound.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Host:
         port: int = 0,
         announce: tuple[bytes, ...] = (),
         kinds: Sequence[Kind] = BOTH,
+        listens: bool = True,
         network: str = "",
         clock: Clock | None = None,
         limits: Limits | None = None,
@@ -70,6 +72,7 @@ class Host:
         self.limits = limits or Limits()
         self._node_limits = node_limits
         self.kinds = tuple(kinds)
+        self._listens = listens
         self._keypair = keypair
         self._host = host
         self._port = port
@@ -95,6 +98,8 @@ class Host:
                 await self._listen_tcp(self._started, identity, loop)
         except BaseException:
             self._close_sockets()
+            if self._tcp is not None:
+                await self._tcp.close()
             raise
         if self._udp is not None:
             assert isinstance(self._started, QuicTransport)
@@ -124,6 +129,8 @@ class Host:
             swarm=transport.swarm, identity=identity, clock=self._clock, ip_version=6 if ":" in self._host else 4,
             limits=self.limits, framings=transport.framings, on_opened=transport.on_opened, loop=loop,
         )  # fmt: skip
+        if not self._listens:
+            return
         # One number for both where nobody asked for another: firewalls and people like that.
         wanted = self._udp.address[1] if self._udp is not None else self._port
         try:

@@ -61,12 +61,14 @@ class TcpEndpoint:
     async def listen(self, host: str, port: int) -> None:
         """Bind and listen at `address`. `UsageError` where that is not possible."""
         try:
-            self._server = await self._loop.create_server(partial(TcpWire, self, None), host, port)
+            # Two steps: a caller that is cancelled in the second has a server to close.
+            self._server = await self._loop.create_server(partial(TcpWire, self, None), host, port, start_serving=False)
         except OSError as error:
             raise UsageError(
                 f"cannot listen on TCP {host} port {port}: {error}; choose another host or port"
             ) from error
         self.address = self._server.sockets[0].getsockname()[:2]
+        await self._server.start_serving()
 
     # ---- dialling
 
