@@ -42,6 +42,7 @@ def has_room(peers: Iterable[PeerInfo], info: PeerInfo) -> bool:
         return True
     counts = dict.fromkeys(groups, 0)
     for peer in peers:
-        for group in groups & groups_of(peer.addresses):
-            counts[group] += 1
+        others = groups_of(peer.addresses)
+        for group in counts:
+            counts[group] += group in others
     return max(counts.values()) < GROUP_PEERS_MAX
