@@ -12,11 +12,10 @@ from eth_abi.abi import encode
 
 from quiver.errors import SettlementError, UsageError
 from quiver.identity.keys import SESSION_SIGNATURE_BYTES
-from quiver.ids import DIGEST_BYTES, ChannelId
+from quiver.ids import ADDRESS_BYTES, DIGEST_BYTES, Address, ChannelId
 from quiver.live.chain.artefact import selector
-from quiver.settlement.accounts import check_address, check_amount
 from quiver.settlement.channels import check_batch, leaf_of
-from quiver.settlement.epochs import COUNT_MAX, EPOCH_MAX
+from quiver.settlement.epochs import EPOCH_MAX
 from quiver.settlement.signed import UINT64_MAX, check_numbers
 from quiver.values.ledger import (
     AnswerLeaf,
@@ -50,6 +49,7 @@ from quiver.values.receipt import Acknowledgement
 
 # A count has 40 bits, so no path is longer.
 LEVELS_MAX = 40
+WORD_MAX = (1 << 256) - 1
 FAULT_NUMBERS = {Fault.OMISSION: 1, Fault.LEAF: 2, Fault.HEAD: 3}
 
 SIGNATURE = "(bytes32,bytes32,uint256)"
@@ -67,16 +67,16 @@ def encode_call(transaction: Transaction) -> bytes:
 def _call(transaction: Transaction) -> tuple[str, list[str], list[object]]:
     match transaction:
         case Deposit(amount=amount) | Withdraw(amount=amount):
-            check_amount(amount)
+            _check_amount(amount)
             return ("deposit" if isinstance(transaction, Deposit) else "withdraw"), ["uint256"], [amount]
         case OpenChannel():
             return _open(transaction)
         case TopUp(channel=channel, amount=amount):
             _check_channel(channel)
-            check_amount(amount)
+            _check_amount(amount)
             return "top_up", ["bytes32", "uint256"], [channel, amount]
         case RotateSession(channel=channel, session=session):
-            check_address(session)
+            _check_address(session)
             _check_channel(channel)
             return "rotate_session_key", ["bytes32", "address"], [channel, session]
         case RequestExit(channel=channel) | FinishExit(channel=channel):
@@ -87,7 +87,7 @@ def _call(transaction: Transaction) -> tuple[str, list[str], list[object]]:
         case SubmitEpoch(commitment=commitment):
             if (
                 not 0 <= commitment.epoch <= EPOCH_MAX
-                or not 1 <= commitment.count <= COUNT_MAX
+                or not 0 <= commitment.count <= WORD_MAX
                 or len(commitment.root) != DIGEST_BYTES
             ):
                 raise SettlementError(
@@ -100,11 +100,11 @@ def _call(transaction: Transaction) -> tuple[str, list[str], list[object]]:
 
 
 def _open(transaction: OpenChannel) -> tuple[str, list[str], list[object]]:
-    check_address(transaction.provider)
-    check_address(transaction.session)
+    _check_address(transaction.provider)
+    _check_address(transaction.session)
     if not 0 <= transaction.nonce <= UINT64_MAX:
         raise SettlementError("nonce_out_of_range", "a channel nonce is an 8-byte unsigned number")
-    check_amount(transaction.amount)
+    _check_amount(transaction.amount)
     values: list[object] = [transaction.provider, transaction.session, transaction.amount, transaction.nonce]
     return "open", ["address", "address", "uint256", "uint64"], values
 
@@ -133,8 +133,8 @@ def _claim(transaction: Claim | ClaimDirect | ClaimBatch | ClaimDirectBatch) -> 
 def _dispute(transaction: Transaction) -> tuple[str, list[str], list[object]]:
     match transaction:
         case Bond(amount=amount, signer=signer):
-            check_address(signer)
-            check_amount(amount)
+            _check_address(signer)
+            _check_amount(amount)
             return "bond", ["uint256", "address"], [amount, signer]
         case RequestUnbond():
             return "request_unbond", [], []
@@ -190,6 +190,16 @@ def _epoch(number: int) -> int:
     if not 0 <= number <= EPOCH_MAX:
         raise SettlementError("unknown_epoch", "an epoch is an 8-byte unsigned number")
     return number
+
+
+def _check_amount(amount: int) -> None:
+    if not 0 <= amount <= WORD_MAX:
+        raise SettlementError("amount_out_of_range", f"{amount} is no amount of credits")
+
+
+def _check_address(address: Address) -> None:
+    if len(address) != ADDRESS_BYTES:
+        raise SettlementError("malformed_address", f"an account has {ADDRESS_BYTES} bytes")
 
 
 def _check_channel(channel: ChannelId) -> None:

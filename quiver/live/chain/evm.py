@@ -31,7 +31,7 @@ from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact, 
 from quiver.live.chain.calls import FAULT_NUMBERS, encode_call, proof_of
 from quiver.params import Params
 from quiver.ports import Clock
-from quiver.settlement.accounts import NOBODY
+from quiver.settlement.accounts import NOBODY, SUPPLY_MAX
 from quiver.settlement.epochs import EPOCH_MAX
 from quiver.settlement.terms import Terms
 from quiver.values.ledger import (
@@ -92,7 +92,7 @@ class EvmChain:
         self._check_count(transaction)
         self._next_block(now_ms)
         if isinstance(transaction, Deposit) and self._token == NOBODY:
-            value = transaction.amount * self._unit
+            value = min(transaction.amount, SUPPLY_MAX) * self._unit
             self.engine.set_balance(hex_address(transaction.sender), self.coin(transaction.sender) + value)
         try:
             output = self._call(transaction.sender, calldata, value=value)

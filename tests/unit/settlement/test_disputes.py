@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from quiver.errors import SettlementError
+from quiver.identity.keys import KeyPair, verify_session
 from quiver.identity.signing import (
+    ACK_TAG,
     COMMITMENT_TAG,
     PROMISE_TAG,
     ack_digest,
-    ack_domain,
     commitment_digest,
     promise_digest,
 )
@@ -49,30 +50,34 @@ from quiver.values.ledger import (
     Withdraw,
 )
 from quiver.values.receipt import Acknowledgement
-from sim.signer import compute_tag, model_verify_session
 
-PAYER, PROVIDER, AGGREGATOR, WATCHER, SESSION, NEW_SESSION, SIGNER, HUB = (
-    Address(bytes([n]) * 20) for n in range(1, 9)
-)
-PARAMS = Params.minimal()
-EXIT_MS, WINDOW_MS, RESPOND_MS = 20_000, 10_000, 2_500
+PAYER, PROVIDER, AGGREGATOR, WATCHER, HUB = (Address(bytes([n]) * 20) for n in (1, 2, 10, 4, 5))
+KEYS = {key.session_address: key for key in (KeyPair(bytes([n]) * 32) for n in (1, 2, 3))}
+SESSION, NEW_SESSION, SIGNER = KEYS
+# Whole seconds everywhere, as a chain counts them: windows are half and an eighth of this.
+PARAMS = msgspec.structs.replace(Params.minimal(), exit_delay_s=24.0)
+CHAIN_ID = 31337
+SLASH = 100
+EXIT_MS, WINDOW_MS, RESPOND_MS = 24_000, 12_000, 3_000
 START_MS = PARAMS.epoch_ms
 HEAD = bytes(32)
 
 
-def sign(address, digest):
-    return compute_tag(address, digest, b"secp256k1") + b"\0"
+def make_contract(hub=HUB):
+    return Contract(
+        chain_id=CHAIN_ID, contract=hub, aggregator=AGGREGATOR, params=PARAMS, verify_session=verify_session, slash=SLASH
+    )  # fmt: skip
 
 
 class Court:
     """Two channels of 400; an aggregator that has bonded 2,000; a watcher with 50. Epoch 0 is over."""
 
-    def __init__(self):
+    def __init__(self, contract):
         self.now_ms = START_MS
-        self.contract = Contract(
-            chain_id=1, contract=HUB, aggregator=AGGREGATOR, params=PARAMS, verify_session=model_verify_session,
-            slash=100,
-        )  # fmt: skip
+        self.contract = contract
+        self.domains = [
+            compute_domain(tag, CHAIN_ID, contract.contract) for tag in (ACK_TAG, PROMISE_TAG, COMMITMENT_TAG)
+        ]
         for account, amount in ((PAYER, 1000), (AGGREGATOR, 2500), (WATCHER, 50)):
             self.send(Deposit(sender=account, amount=amount))
         self.channel, self.other = (
@@ -81,29 +86,37 @@ class Court:
         )
         self.send(Bond(sender=AGGREGATOR, amount=2000, signer=SIGNER))
 
+    def apply(self, transaction):
+        return self.contract.apply(transaction, self.now_ms)
+
     def send(self, transaction):
-        event = self.contract.apply(transaction, self.now_ms)
+        event = self.apply(transaction)
         self.contract.validate()
         return event
 
     def refuse(self, reason, transaction):
         before = self.contract.to_snapshot()
         with pytest.raises(SettlementError) as caught:
-            self.contract.apply(transaction, self.now_ms)
+            self.apply(transaction)
         assert caught.value.reason == reason
         assert self.contract.to_snapshot() == before
 
     def acknowledge(self, channel, cum, seq=1, session=SESSION):
-        digest = ack_digest(ack_domain(1, HUB), channel, cum, seq, HEAD)
-        return Acknowledgement(channel=channel, seq=seq, cum=cum, head=HEAD, signature=sign(session, digest))
+        digest = ack_digest(self.domains[0], channel, cum, seq, HEAD)
+        signature = KEYS[session].sign_session(digest)
+        return Acknowledgement(channel=channel, seq=seq, cum=cum, head=HEAD, signature=signature)
 
     def leaf(self, channel, cum, seq=1, epoch=0):
         return Leaf(epoch=epoch, channel=channel, cum=cum, seq=seq, head=HEAD)
 
     def promise(self, channel, seq, signer=SIGNER):
         promise = Promise(epoch=0, channel=channel, cum=50, seq=seq, head=HEAD, signature=b"")
-        digest = promise_digest(compute_domain(PROMISE_TAG, 1, HUB), promise)
-        return msgspec.structs.replace(promise, signature=sign(signer, digest))
+        signature = KEYS[signer].sign_session(promise_digest(self.domains[1], promise))
+        return msgspec.structs.replace(promise, signature=signature)
+
+    def sign(self, commitment, signer=SIGNER):
+        signature = KEYS[signer].sign_session(commitment_digest(self.domains[2], commitment))
+        return SignedCommitment(commitment=commitment, signature=signature)
 
     def post(self, *leaves, sender=AGGREGATOR):
         self.tree = MerkleTree([hash_leaf(leaf) for leaf in leaves])
@@ -115,8 +128,12 @@ class Court:
         return self.contract.bond(account).amount
 
 
-def test_a_broken_promise_costs_a_slash_of_which_the_accuser_gets_half():
-    court = Court()
+@pytest.fixture
+def court():
+    return Court(make_contract())
+
+
+def test_a_broken_promise_costs_a_slash_of_which_the_accuser_gets_half(court):
     court.post(court.leaf(court.other, 50))
     promise = court.promise(court.channel, 3)
     court.send(ChallengeOmission(sender=WATCHER, promise=promise))
@@ -137,8 +154,7 @@ def test_a_broken_promise_costs_a_slash_of_which_the_accuser_gets_half():
     assert court.contract.remaining == 3500
 
 
-def test_a_kept_promise_is_shown_by_a_leaf_as_new_as_promised_and_the_stake_is_earned():
-    court = Court()
+def test_a_kept_promise_is_shown_by_a_leaf_as_new_as_promised_and_the_stake_is_earned(court):
     court.post(court.leaf(court.channel, 60, 4), court.leaf(court.other, 50, 9))
     for seq in (4, 5):
         court.send(ChallengeOmission(sender=WATCHER, promise=court.promise(court.channel, seq)))
@@ -154,8 +170,7 @@ def test_a_kept_promise_is_shown_by_a_leaf_as_new_as_promised_and_the_stake_is_e
     assert (court.contract.balance(PAYER), court.contract.balance(WATCHER), court.bonded()) == (210, 30, 2000)
 
 
-def test_only_the_word_of_whoever_posted_the_root_counts():
-    court = Court()
+def test_only_the_word_of_whoever_posted_the_root_counts(court):
     court.post(court.leaf(court.other, 50))
     forged = court.promise(court.channel, 3, signer=SESSION)
     court.refuse("bad_signature", ChallengeOmission(sender=WATCHER, promise=forged))
@@ -165,8 +180,7 @@ def test_only_the_word_of_whoever_posted_the_root_counts():
     court.refuse("window_closed", ChallengeOmission(sender=WATCHER, promise=court.promise(court.channel, 3)))
 
 
-def test_a_leaf_nobody_acknowledged_costs_a_slash_and_an_honest_one_the_accuser_its_stake():
-    court = Court()
+def test_a_leaf_nobody_acknowledged_costs_a_slash_and_an_honest_one_the_accuser_its_stake(court):
     honest, invented = court.leaf(court.channel, 60), court.leaf(court.other, 399)
     court.post(honest, invented)
     for index, leaf in enumerate((honest, invented)):
@@ -183,25 +197,19 @@ def test_a_leaf_nobody_acknowledged_costs_a_slash_and_an_honest_one_the_accuser_
     assert (court.contract.balance(WATCHER), court.bonded()) == (90, 1900)
 
 
-def test_two_commitments_for_one_epoch_are_punished_at_once_and_once():
-    court = Court()
+def test_two_commitments_for_one_epoch_are_punished_at_once_and_once(court):
     posted = court.post(court.leaf(court.channel, 60))
 
-    def signed(commitment, signer=SIGNER):
-        digest = commitment_digest(compute_domain(COMMITMENT_TAG, 1, HUB), commitment)
-        return SignedCommitment(commitment=commitment, signature=sign(signer, digest))
-
     other = msgspec.structs.replace(posted, root=hashlib.sha256(b"other").digest())
-    court.refuse("head_matches", ProveBadHead(sender=WATCHER, signed=signed(posted)))
-    court.refuse("bad_signature", ProveBadHead(sender=WATCHER, signed=signed(other, SESSION)))
-    court.send(ProveBadHead(sender=WATCHER, signed=signed(other)))
+    court.refuse("head_matches", ProveBadHead(sender=WATCHER, signed=court.sign(posted)))
+    court.refuse("bad_signature", ProveBadHead(sender=WATCHER, signed=court.sign(other, SESSION)))
+    court.send(ProveBadHead(sender=WATCHER, signed=court.sign(other)))
     assert (court.contract.balance(WATCHER), court.bonded()) == (100, 1900)
     assert court.contract.challenge(Fault.HEAD, 0, WHOLE_EPOCH).challenger == WATCHER
-    court.refuse("challenge_exists", ProveBadHead(sender=WATCHER, signed=signed(other)))
+    court.refuse("challenge_exists", ProveBadHead(sender=WATCHER, signed=court.sign(other)))
 
 
-def test_after_the_grace_period_anyone_may_post_under_the_same_bond_and_the_same_threat():
-    court = Court()
+def test_after_the_grace_period_anyone_may_post_under_the_same_bond_and_the_same_threat(court):
     court.now_ms += 5_000
     root = Commitment(epoch=0, root=bytes(32), count=1)
     court.refuse("bond_too_small", SubmitEpoch(sender=PROVIDER, commitment=root))
@@ -220,8 +228,7 @@ def test_after_the_grace_period_anyone_may_post_under_the_same_bond_and_the_same
     assert (court.bonded(PROVIDER), court.bonded()) == (1900, 2000)
 
 
-def test_a_bond_returns_after_its_delay_unless_a_challenge_is_open():
-    court = Court()
+def test_a_bond_returns_after_its_delay_unless_a_challenge_is_open(court):
     court.refuse("unbond_not_requested", FinishUnbond(sender=AGGREGATOR))
     court.refuse("not_bonded", RequestUnbond(sender=WATCHER))
     invented = court.leaf(court.channel, 60)
@@ -240,8 +247,7 @@ def test_a_bond_returns_after_its_delay_unless_a_challenge_is_open():
     assert court.contract.balance(AGGREGATOR) == 2400
 
 
-def test_a_bond_that_is_spent_can_no_longer_be_taken_but_the_stake_still_returns():
-    court = Court()
+def test_a_bond_that_is_spent_can_no_longer_be_taken_but_the_stake_still_returns(court):
     leaves = [court.leaf(court.channel, cum) for cum in range(1, 22)]
     court.post(*leaves)
     court.send(Deposit(sender=WATCHER, amount=500))
@@ -256,8 +262,7 @@ def test_a_bond_that_is_spent_can_no_longer_be_taken_but_the_stake_still_returns
     assert (court.bonded(), court.contract.balance(WATCHER)) == (0, 550 + 20 * 50)
 
 
-def test_a_new_session_key_counts_after_the_delay_and_an_answer_may_carry_the_one_before():
-    court = Court()
+def test_a_new_session_key_counts_after_the_delay_and_an_answer_may_carry_the_one_before(court):
     court.refuse("not_the_payer", RotateSession(sender=WATCHER, channel=court.channel, session=NEW_SESSION))
     court.send(RotateSession(sender=PAYER, channel=court.channel, session=NEW_SESSION))
     court.refuse("rotation_pending", RotateSession(sender=PAYER, channel=court.channel, session=SIGNER))
@@ -277,8 +282,7 @@ def test_a_new_session_key_counts_after_the_delay_and_an_answer_may_carry_the_on
     assert court.contract.channel(court.channel).session == NEW_SESSION
 
 
-def test_a_batch_pays_each_channel_once_and_passes_over_what_is_closed():
-    court = Court()
+def test_a_batch_pays_each_channel_once_and_passes_over_what_is_closed(court):
     acks = [court.acknowledge(court.channel, 60), court.acknowledge(court.other, 500)]
     leaves = [court.leaf(ack.channel, ack.cum) for ack in acks]
     court.post(*leaves, court.leaf(bytes(32), 1))
@@ -296,8 +300,7 @@ def test_a_batch_pays_each_channel_once_and_passes_over_what_is_closed():
     assert court.contract.balance(PROVIDER) == 460
 
 
-def test_a_direct_batch_that_names_a_channel_twice_pays_the_most_once_and_one_forgery_spoils_it():
-    court = Court()
+def test_a_direct_batch_that_names_a_channel_twice_pays_the_most_once_and_one_forgery_spoils_it(court):
     acks = tuple(court.acknowledge(court.channel, cum, seq) for seq, cum in ((1, 60), (2, 90)))
     forged = court.acknowledge(court.other, 60, session=NEW_SESSION)
     court.refuse("bad_signature", ClaimDirectBatch(sender=WATCHER, acknowledgements=(*acks, forged)))
@@ -309,11 +312,10 @@ def test_a_direct_batch_that_names_a_channel_twice_pays_the_most_once_and_one_fo
     assert court.contract.balance(PROVIDER) == 90
 
 
-def test_free_credits_can_be_taken_out_and_no_others():
-    court = Court()
+def test_free_credits_can_be_taken_out_and_no_others(court):
     court.refuse("insufficient_balance", Withdraw(sender=PAYER, amount=201))
     court.send(Withdraw(sender=PAYER, amount=200))
     assert (court.contract.balance(PAYER), court.contract.remaining) == (0, 3350)
-    again = Contract.from_snapshot(court.contract.to_snapshot(), params=PARAMS, verify_session=model_verify_session)
+    again = Contract.from_snapshot(court.contract.to_snapshot(), params=PARAMS, verify_session=verify_session)
     again.validate()
     assert again.to_snapshot() == court.contract.to_snapshot()
