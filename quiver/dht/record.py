@@ -18,11 +18,13 @@ from quiver.values.peer import PeerInfo
 class RecordStore:
     """Records ordered by renewal within a key; all have the same lease, so the first expires first."""
 
-    __slots__ = ("_params", "_records")
+    __slots__ = ("_params", "_records", "_next_end_s")
 
     def __init__(self, params: Params) -> None:
         self._params = params
         self._records: dict[bytes, dict[PeerId, tuple[float, PeerInfo]]] = {}
+        self._next_end_s = 0.0
+        "No lease ends before: who floods a full store must not make it look through all it holds each time."
 
     def __len__(self) -> int:
         return sum(len(records) for records in self._records.values())
@@ -32,7 +34,8 @@ class RecordStore:
         records = self._records.get(key)
         if records is None:
             if len(self._records) >= self._params.record_keys_max:
-                self.expire(now)
+                if now >= self._next_end_s:
+                    self.expire(now)
                 if len(self._records) >= self._params.record_keys_max:
                     return False
             records = self._records[key] = {}
@@ -77,6 +80,7 @@ class RecordStore:
             self._drop_expired(records, now)
             if not records:
                 del self._records[key]
+        self._next_end_s = min((next(iter(records.values()))[0] for records in self._records.values()), default=0.0)
 
     def _drop_expired(self, records: dict[PeerId, tuple[float, PeerInfo]], now: float) -> None:
         while records:

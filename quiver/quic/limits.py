@@ -95,6 +95,8 @@ class Refusal(StrEnum):
     "An rpc's question did not come in time."
     FRAME = "frame"
     "Too long, cut, or not a frame."
+    PROTOCOL = "protocol"
+    "It broke the rules of a protocol after its stream was agreed, or of the connection."
     WASTE = "waste"
     "Too many streams came to nothing: the connection was closed."
     MEMORY = "memory"

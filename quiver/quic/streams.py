@@ -341,9 +341,18 @@ class StreamDriver(ABC):
         self._reset_sending(stream_id, code)
         stream = self._streams.get(stream_id)
         if stream is not None:
+            code = _meant(stream, code)
             self._end(stream, read_code=code, write_code=code)
         if stream is None or not stream.is_ours:
             self._count_waste(now)
+
+
+def _meant(stream: FrameStream, code: int) -> int:
+    """A reset without a code before a protocol was agreed is a refusal of the protocol.
+
+    js-libp2p says "na", then reads our first frame as another proposal; that is none, and its reset may overtake the "na".
+    """
+    return WireCode.NEGOTIATION_FAILED if code == WireCode.NONE and stream.dialer is not None else code
 
 
 def _framed(stream: FrameStream, payload: bytes) -> bytes:

@@ -210,7 +210,7 @@ class SwarmTransport:
         try:
             await handler(stream)
         except PeerError as error:
-            stream.reset(error.code if isinstance(error, StreamReset) else error.wire_code)
+            stream.reset(self._code_of(error))
         except Unavailable:
             stream.reset(WireCode.RESOURCE_LIMIT)
         except asyncio.CancelledError:
@@ -242,7 +242,7 @@ class SwarmTransport:
                 self._on_frame(driver.peer_id, question, data)
             reply = protocol.encode(function(driver.peer_id, question))
         except PeerError as error:
-            driver.reset(stream, error.code if isinstance(error, StreamReset) else error.wire_code)
+            driver.reset(stream, self._code_of(error))
         except Unavailable:
             driver.reset(stream, WireCode.RESOURCE_LIMIT)
         except Exception as error:
@@ -252,6 +252,13 @@ class SwarmTransport:
             driver.write_last(stream, reply)
             driver.check_silent(stream)
         link.transmit_soon()
+
+    def _code_of(self, error: PeerError) -> int:
+        """What the peer is told of its mistake, which is counted; a reset of its own is none."""
+        if isinstance(error, StreamReset):
+            return error.code
+        self.quota.refuse(Refusal.PROTOCOL)
+        return error.wire_code
 
     def _report(self, protocol_id: str, error: Exception) -> None:
         """A bug in our own code: the peer sees INTERNAL, the loop's exception handler sees the traceback."""

@@ -14,7 +14,7 @@ from quiver.live.libp2p.tls_session import TlsSession
 from quiver.quic.certificate import Identity
 from quiver.quic.driver import KEEPALIVE_S
 from quiver.quic.events import Connected, FrameStream, Terminated
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, Refusal
 from quiver.quic.streams import CLOSE_PROTOCOL_VIOLATION, CLOSE_RESOURCE_LIMIT, StreamDriver
 from quiver.quic.tls import ALPN, Judge
 from quiver.wire.framing import Framing
@@ -98,6 +98,8 @@ class TcpDriver(StreamDriver):
         try:
             self._receive(data, now)
         except PeerError as error:
+            if self._session is not None:
+                self.on_refusal(Refusal.PROTOCOL)
             self._fail(CLOSE_PROTOCOL_VIOLATION, str(error))
 
     def _receive(self, data: bytes, now: float) -> None:
@@ -245,6 +247,8 @@ class TcpDriver(StreamDriver):
             elif isinstance(event, PongReceived):
                 self._on_pong(now)
             elif isinstance(event, SessionEnded) and not self.is_closed:
+                if not event.by_peer:
+                    self.on_refusal(Refusal.PROTOCOL)
                 code = WireCode.SHUTDOWN if event.by_peer and event.code == 0 else WireCode.NONE
                 self._end_all(event.code, event.reason, stream_code=code)
         self._wake_blocked()

@@ -40,6 +40,7 @@ class TlsSession:
         self._expected_peer = expected_peer
         self._refusal: str | None = None
         self._is_client = is_client
+        self._has_failed = False
         self._tls = SSL.Connection(self._context(identity, is_client, [name.encode() for name in protocols]), None)
         if is_client:
             self._tls.set_connect_state()
@@ -90,6 +91,13 @@ class TlsSession:
 
     def receive(self, data: bytes) -> bytes:
         """Feed what arrived; returns what the peer wrote. `TlsFailed` ends the connection: still send `data_to_send`."""
+        try:
+            return self._receive(data)
+        except TlsFailed:
+            self._has_failed = True
+            raise
+
+    def _receive(self, data: bytes) -> bytes:
         if data:
             self._tls.bio_write(data)
         self._handshake()
@@ -121,8 +129,8 @@ class TlsSession:
         self.is_established = True
 
     def write(self, data: bytes) -> None:
-        """Encrypt; after the handshake only."""
-        if data:
+        """Encrypt; after the handshake only. Dropped once the stream was damaged or refused: OpenSSL writes no more then."""
+        if data and not self._has_failed:
             self._tls.sendall(data)
 
     def data_to_send(self) -> bytes:

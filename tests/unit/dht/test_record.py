@@ -70,3 +70,14 @@ def test_expire_drops_only_what_has_ended():
     store.validate()
     assert store.providers(b"mixed", 11.0, RNG) == [peer(2)]
     assert len(store) == 1
+
+
+def test_a_full_store_looks_through_all_it_holds_only_when_a_lease_may_have_ended(monkeypatch):
+    store, looks, expire = RecordStore(PARAMS), [], RecordStore.expire
+    monkeypatch.setattr(RecordStore, "expire", lambda self, now: looks.append(now) or expire(self, now))
+    for number in range(16):
+        store.add(b"key %d" % number, peer(1), now=float(number) / 2)
+    assert not any(store.add(b"bogus %d" % number, peer(1), now=8.0) for number in range(1000))
+    assert looks == [8.0]
+    assert store.add(b"another", peer(1), now=10.0) and looks == [8.0, 10.0]
+    store.validate()

@@ -318,3 +318,16 @@ def test_more_than_the_window_is_a_violation_that_ends_the_connection_by_name():
     pair.client._tls.write(encode_header(0, 0, mine.id, INITIAL_WINDOW_BYTES + 1))
     pair.run()
     assert "may come" in pair.closed(pair.server)[0] and pair.closed(pair.client)
+
+
+def test_damaged_bytes_end_the_connection_and_its_goodbye_is_no_error():
+    pair = TcpPair().run()
+    mine, _ = pair.stream()
+    pair.client.write(mine, b"x" * 100)
+    wire = bytearray(pair.client.data_to_send())
+    wire[-1] ^= 1
+    pair.server.receive(bytes(wire), 0.0)
+    pair.take(pair.server)
+    assert "TLS" in pair.closed(pair.server)[0]
+    # OpenSSL's own alert, and nothing of yamux after it.
+    assert pair.server.data_to_send()
