@@ -1,0 +1,171 @@
+"""A hostile process beside a well-behaved peer: the flood is refused and counted, memory is bounded, and the peer keeps its latency.
+
+The peer's p99 is measured before and under the flood, in the same run, over a connection that was there before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+
+import pytest
+
+from quiver.dht.service import DhtService
+from quiver.identity.keys import KeyPair
+from quiver.live.libp2p.host import Host, Kind
+from quiver.params import Params
+from quiver.quic import streams
+from quiver.quic.limits import Limits, NodeLimits, Refusal
+from quiver.runtime import Runtime
+from tests.conformance.transport_suite import ECHO, Note
+
+ROUNDS = 400
+# The flood may cost the peer some of the machine it runs on, but it must not wait for the flood's work. Two cores that do other
+# things too need room: a victim that serves floods first is off by hundreds of milliseconds.
+RATIO_MAX, P99_S_ALWAYS_FINE = 20.0, 0.05
+LIMITS = NodeLimits()
+
+
+async def p99_s(a, b):
+    """Of the rpcs of a peer that asks one thing at a time."""
+    clock, times = a._clock, []
+    for number in range(ROUNDS):
+        began_s = clock.now()
+        assert (await a.rpc(b.peer_id, ECHO, Note(number=number), timeout_s=5)).number == number
+        times.append(clock.now() - began_s)
+        await asyncio.sleep(0.001)
+    return sorted(times)[int(0.99 * ROUNDS)]
+
+
+async def line(process):
+    async with asyncio.timeout(60):
+        return (await process.stdout.readline()).decode().strip()
+
+
+def attack(name, *kinds, story=None, limits=None):
+    """Run an attack beside the peer until each of `kinds` was refused; then `story(b, process)` while it goes on."""
+
+    async def main():
+        a, b = Host(KeyPair(b"a" * 32)), Host(KeyPair(b"b" * 32), limits=limits)
+        await a.start()
+        await b.start()
+        b.answer(ECHO, lambda peer, note: note)
+        b.dht = DhtService(runtime(b))
+        a.learn(b.local_info())
+        process = None
+        try:
+            await p99_s(a, b)
+            quiet_s = await p99_s(a, b)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.live.attacks", name, str(b._udp.address[1]), str(b._tcp.address[1]),
+                b.peer_id.hex(), stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert await line(process) == "ready"
+            flood_s = await p99_s(a, b)
+            check_bounds(b)
+            assert flood_s <= max(RATIO_MAX * quiet_s, P99_S_ALWAYS_FINE), (quiet_s, flood_s)
+            async with asyncio.timeout(30):
+                while not all(b.refused[kind] for kind in kinds):
+                    await asyncio.sleep(0.05)
+            if story is not None:
+                await story(b, process)
+            check_bounds(b)
+            assert process.returncode is None, "the attack ended by itself"
+        finally:
+            if process is not None and process.returncode is None:
+                process.kill()
+                await process.wait()
+            await a.close()
+            await b.close()
+        b._transport.quota.validate()
+        assert b._transport.quota.streams_open == (0, 0) and not b._transport.swarm.links
+
+    asyncio.run(main())
+
+
+def runtime(host):
+    """Of a host that only answers the DHT's questions."""
+    return Runtime(
+        clock=host._clock, transport=host, store=None, signer=None, verifier=None, ledger=None, trace=None,
+        rng=random.Random(1), params=Params.default(),
+    )  # fmt: skip
+
+
+def check_bounds(b):
+    """What the victim holds, by its own books."""
+    transport = b._transport
+    transport.quota.validate()
+    links = transport.swarm.links
+    assert len(links) <= LIMITS.connections.total and transport.swarm.admission.half_open <= LIMITS.half_open_max
+    assert transport.quota.streams_open[0] <= LIMITS.streams.incoming
+    for link in links:
+        driver = link.driver
+        # Streams of the peer's, and ours to it: identify.
+        assert driver.streams_open <= b.limits.streams_max + 16
+        assert driver._buffered_bytes_total() <= b.limits.unsent_bytes_max
+        assert len(driver._negotiating) <= b.limits.streams_max
+        # One unfinished frame a stream, and that has grown a byte at a time.
+        assert sum(stream.reader.pending_bytes for stream in driver._streams.values() if stream.reader) < 1 << 20
+
+
+def newcomer(kind):
+    """A peer that nobody knew gets in while the flood goes on."""
+
+    async def story(b, process):
+        c = Host(KeyPair(b"c" * 32), kinds=(kind,))
+        await c.start()
+        try:
+            c.learn(b.local_info())
+            assert (await c.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)).number == 1
+        finally:
+            await c.close()
+
+    return story
+
+
+def test_connections_that_never_come_to_be_from_many_ports():
+    attack("initials", Refusal.RETRY, story=newcomer(Kind.QUIC))
+
+
+def test_sockets_that_say_nothing():
+    attack("silent_sockets", Refusal.HALF_OPEN, story=newcomer(Kind.TCP))
+
+
+def test_handshakes_that_stall_in_tls():
+    attack("stalled_handshakes", Refusal.HANDSHAKE, story=newcomer(Kind.TCP), limits=Limits(handshake_timeout_s=1.0))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("slow_proposals", Refusal.NEGOTIATION), ("slow_frames", Refusal.QUESTION)])
+def test_slow_loris(name, kind, monkeypatch):
+    monkeypatch.setattr(streams, "NEGOTIATION_TIMEOUT_S", 1.0)
+    attack(name, kind)
+
+
+def test_streams_opened_and_reset_for_ever():
+    attack("resets", Refusal.WASTE)
+
+
+def test_oversized_frames_and_messages():
+    attack("oversized", Refusal.FRAME, Refusal.NEGOTIATION)
+
+
+def test_more_than_yamux_windows_allow():
+    attack("yamux_windows", Refusal.PROTOCOL)
+
+
+def test_ping_floods():
+    attack("pings", Refusal.STREAMS_PER_PROTOCOL_AND_PEER)
+
+
+def test_identify_bombs():
+    attack("identify_bombs", Refusal.PROTOCOL)
+
+
+def test_ten_thousand_bogus_records():
+    async def story(b, process):
+        assert await line(process) == "done"
+        b.dht.records.validate()
+        assert len(b.dht.records) == Params.default().record_keys_max and not len(b.dht._answers.values)
+
+    attack("bogus_records", story=story)
