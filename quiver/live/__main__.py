@@ -34,7 +34,9 @@ def run_role(given: argparse.Namespace) -> int:
     if getattr(given, "policy", None):
         loaded = msgspec.structs.replace(loaded, policy=str(_absolute_policy(given.policy)))
     set_up(loaded.log_level, config.resolve(given.config, loaded.log) if loaded.log else None)
-    return process.run(functools.partial(role, loaded, given.config), watch_stdin=given.until_stdin_ends)
+    return process.run(
+        functools.partial(role, loaded, given.config), watch_stdin=given.until_stdin_ends, uvloop=loaded.transport.uvloop
+    )  # fmt: skip
 
 
 def _absolute_policy(spec: str) -> str:

@@ -71,8 +71,10 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     init.add_argument("--directory", type=Path, required=True, metavar="DIR")
     init.add_argument("--name", default="quiver", help="of the network")
     init.add_argument("--network", default="network.toml", metavar="FILE", help="the network file, relative to DIR")
-    init.add_argument("--host", default="127.0.0.1", help="UDP address to listen on")
-    init.add_argument("--port", type=int, default=4001, help="UDP port; init network also uses the one after it")
+    init.add_argument("--host", default="127.0.0.1", help="address to listen on, IPv4 or IPv6")
+    init.add_argument(
+        "--port", type=int, default=4001, help="UDP and TCP port; init network also uses the one after it"
+    )
     init.add_argument("--http-port", type=int, default=8080, help="gateway: the clients' port")
     init.add_argument(
         "--backend", metavar="URL", help="the engine; names and digests of models are read from it if it is an Ollama"

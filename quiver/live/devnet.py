@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -279,15 +280,28 @@ def _close_stdin(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports(count: int, kind: socket.SocketKind) -> list[int]:
-    """Ports nobody has now. Another program may take one before it is bound: then the start fails and says so."""
-    sockets = [socket.socket(socket.AF_INET, kind) for _ in range(count)]
-    try:
-        for sock in sockets:
+    """Ports nobody has now; those for UDP are free for TCP too, since a node listens on both.
+
+    Another program may take one before it is bound: then the start fails and says so.
+    """
+    ports: list[int] = []
+    with ExitStack() as stack:
+        while len(ports) < count:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
             sock.bind((HOST, 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+            port = int(sock.getsockname()[1])
+            if kind is socket.SOCK_DGRAM and not _is_free(stack, port):
+                continue
+            ports.append(port)
+    return ports
+
+
+def _is_free(stack: ExitStack, port: int) -> bool:
+    try:
+        stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)).bind((HOST, port))
+    except OSError:
+        return False
+    return True
 
 
 def check_free(port: int) -> None:

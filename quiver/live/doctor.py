@@ -11,11 +11,9 @@ import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 
 import aiohttp
-import msgspec
 
 from quiver.errors import PeerError, QuiverError, Unavailable
 from quiver.identity.keys import KeyPair
@@ -35,6 +33,8 @@ from quiver.live.config import (
     parse_peer,
     resolve,
 )
+from quiver.live.doctor_reachability import reachable
+from quiver.live.finding import Finding, Status, fail, ok
 from quiver.live.http.serve import is_loopback, tls_context
 from quiver.live.libp2p.host import Host
 from quiver.live.roles import choose_models, make_backend, policy_spec
@@ -48,34 +48,6 @@ PEER_TIMEOUT_S = 5.0
 UTC_MS_MIN = 1_750_000_000_000
 
 
-class Status(StrEnum):
-    """`fail` stops the node from working, `warn` will one day."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table."""
-
-    check: str
-    status: Status
-    detail: str
-    fix: str = ""
-
-
-def ok(check: str, detail: str) -> Finding:
-    """Nothing to do."""
-    return Finding(check=check, status=Status.OK, detail=detail)
-
-
-def fail(check: str, error: BaseException | str, fix: str = "") -> Finding:
-    """Our errors say what to do themselves: what follows the first colon is the fix."""
-    what, colon, todo = str(error).partition(": ") if not fix else (str(error), "", fix)
-    return Finding(check=check, status=Status.FAIL, detail=what, fix=todo)
-
-
 async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     """All checks of a role, in the order in which they matter."""
     findings = [_key(config, path), _disk(config, path)]
@@ -85,11 +57,14 @@ async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     except QuiverError as error:
         return [*findings, fail("network", error)]
     findings.append(ok("network", f"{network.name}, hash {network.compute_hash()[:16]}"))
-    findings.append(_udp_port(config))
+    findings += _transport_ports(config)
     if isinstance(config, GatewayConfig):
         findings += [_http_port(config), _models(config, path), _policy(config, path), *_tls(config, path)]
+    findings.append(await _bootstrap(config, path, network, network_path))
+    # Without anybody who answers there is nobody to be dialled by.
+    if findings[-1].status is Status.OK and not _is_alone(config, path, network):
+        findings.append(await reachable(config, path, network))
     checks: list[Callable[[], Awaitable[Finding]]] = [
-        lambda: _bootstrap(config, path, network, network_path),
         lambda: _chain(config, path, network, network_path),
     ]
     if isinstance(config, ProviderConfig):
@@ -119,9 +94,11 @@ def _disk(config: NodeConfig, path: Path) -> Finding:
     return ok("disk", detail)
 
 
-def _udp_port(config: NodeConfig) -> Finding:
-    udp = config.transport
-    return _port("udp port", socket.SOCK_DGRAM, udp.host, udp.port, "[transport] port")
+def _transport_ports(config: NodeConfig) -> list[Finding]:
+    ways, key = config.transport, "[transport] port"
+    udp = [_port("udp port", socket.SOCK_DGRAM, ways.host, ways.port, key)] if ways.quic else []
+    tcp = [_port("tcp port", socket.SOCK_STREAM, ways.host, ways.port, key)] if ways.tcp else []
+    return udp + tcp
 
 
 def _http_port(config: GatewayConfig) -> Finding:
@@ -175,16 +152,22 @@ def _tls(config: GatewayConfig, path: Path) -> list[Finding]:
     return [ok("tls", http.certfile)]
 
 
+def _is_alone(config: NodeConfig, path: Path, network: Network) -> bool:
+    """This node is the one through which everybody else joins."""
+    if not isinstance(config, BootstrapConfig) or len(network.bootstrap) != 1:
+        return False
+    try:
+        own = keyfile.load(resolve(path, config.key)).peer_id
+    except QuiverError:
+        return False
+    return own == parse_peer(network.bootstrap[0], where=config.network).peer_id
+
+
 async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_path: Path) -> Finding:
     """Dial the bootstrap peers with a throw-away key."""
     peers = [parse_peer(text, where=str(network_path)) for text in network.bootstrap]
-    if isinstance(config, BootstrapConfig) and len(peers) == 1:
-        try:
-            itself = keyfile.load(resolve(path, config.key)).peer_id == peers[0].peer_id
-        except QuiverError:
-            itself = False
-        if itself:
-            return ok("bootstrap", "this node is the network's only one: it waits for the others")
+    if _is_alone(config, path, network):
+        return ok("bootstrap", "this node is the network's only one: it waits for the others")
     transport = Host(KeyPair(os.urandom(keyfile.SEED_BYTES)), host="0.0.0.0", network=network.prefix())
     await transport.start()
     try:
@@ -200,7 +183,7 @@ async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_p
         await transport.close()
     if alive:
         return ok("bootstrap", f"{alive} of {len(peers)} peers answer")
-    fix = "start it, open its UDP port, or get a newer network.toml"
+    fix = "start it, open its port, or get a newer network.toml"
     return fail("bootstrap", f"no bootstrap peer answers ({'; '.join(reasons)})", fix)
 
 

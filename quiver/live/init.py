@@ -133,10 +133,12 @@ log_level = "info"           # debug, info, warning, error
 # log = "{role}.log"         # JSON lines; standard error when left out
 {settings}
 [transport]
-host = {host}                # 0.0.0.0 for all interfaces, then set announce
-port = {port}                # UDP; 0 lets the kernel choose
+host = {host}                # IPv4 or IPv6; 0.0.0.0 or :: for all interfaces, then set announce
+port = {port}                # for UDP and TCP; 0 lets the kernel choose
 # announce = ["/ip4/203.0.113.7/udp/4001/quic-v1"]   # what others dial, behind NAT or with 0.0.0.0
 idle_timeout_s = {idle}
+# tcp = false                # QUIC (UDP) is tried first, then TCP; quic = false or tcp = false forbids one
+# mode = "server"            # in the DHT; auto: a client until others have dialled this node back
 {tables}"""
 
 

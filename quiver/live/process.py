@@ -23,10 +23,13 @@ _log = logging.getLogger("quiver.node")
 Main = Callable[[asyncio.Event], Coroutine[Any, Any, "int | None"]]
 
 
-def run(main: Main, *, watch_stdin: bool = False, stop_s: float = STOP_S) -> int:
-    """Run `main(stop)`; SIGINT and SIGTERM set `stop`. With `watch_stdin`, so does the end of standard input (a parent's death)."""
+def run(main: Main, *, watch_stdin: bool = False, stop_s: float = STOP_S, uvloop: bool = True) -> int:
+    """Run `main(stop)`; SIGINT and SIGTERM set `stop`. With `watch_stdin`, so does the end of standard input (a parent's death).
+
+    `uvloop` is used where it is installed.
+    """
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=_loop_factory() if uvloop else None) as runner:
             return runner.run(_supervise(main, watch_stdin, stop_s))
     except UsageError as error:
         complain(str(error))

@@ -113,7 +113,8 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
         service = GatewayService(runtime, factory(), models, find_providers)
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
-            open_access=config.http.open_access, providers=lambda: count_ready(service), utc_ms=runtime.clock.utc_ms,
+            open_access=config.http.open_access, providers=lambda: count_ready(service),
+            reachability=lambda: node.membership.reachability.state.value, utc_ms=runtime.clock.utc_ms,
             monotonic=runtime.clock.now,
         )  # fmt: skip
         http = config.http

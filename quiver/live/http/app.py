@@ -30,13 +30,14 @@ def make_app(
     params: Params | None = None,
     open_access: bool = False,
     providers: Callable[[], int] | None = None,
+    reachability: Callable[[], str] | None = None,
     utc_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> web.Application:
     """The application; serve it with `quiver.live.http.serve.start`.
 
     Without `keys` only this machine may ask, unless `open_access`. `models` lists (name, digest) of what is served now;
-    `providers` counts those that could be asked, for `/health`.
+    `providers` counts those that could be asked, `reachability` says whether other nodes can dial this one: both for `/health`.
     """
     params = params or Params.default()
     door = Door(
@@ -47,6 +48,7 @@ def make_app(
         utc_ms=utc_ms,
         monotonic=monotonic,
         providers=providers,
+        reachability=reachability,
     )
     app = web.Application(middlewares=[_identify_and_shape_errors], client_max_size=params.body_bytes_max)
     for routes in (openai.OpenAiDoor(door), ollama.OllamaDoor(door), native.NativeDoor(door)):

@@ -80,6 +80,8 @@ class Door:
     monotonic: Callable[[], float]
     providers: Callable[[], int] | None = None
     "How many providers with an unexpired offer and a channel are known, for `/health`."
+    reachability: Callable[[], str] | None = None
+    "Whether other nodes can dial this one, for `/health`."
 
     def admit(self, request: web.Request) -> Principal:
         """Who asks; `Problem` 401 or 429."""

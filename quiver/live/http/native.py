@@ -50,7 +50,8 @@ class NativeDoor:
 
     async def health(self, request: web.Request) -> web.Response:
         """GET /health: for load balancers; needs no key and tells how many models and providers are known, nothing of them."""
-        known = {} if self._door.providers is None else {"providers": self._door.providers()}
+        sources = {"providers": self._door.providers, "reachability": self._door.reachability}
+        known = {name: tell() for name, tell in sources.items() if tell is not None}
         return json_response({"status": "ok", "models": len(self._door.models()), **known})
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
