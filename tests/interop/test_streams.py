@@ -156,7 +156,7 @@ def test_a_protocol_it_does_not_serve_is_refused_by_name(run, way):
             node.learn(way.info())
             stream = await node.open(way.info().peer_id, NOBODYS, timeout_s=TIMEOUT_S)
             await stream.send(b"question")
-            # Our end would make js-libp2p reset the stream, and the reset may overtake its "na".
+            # js-libp2p says "na", takes our frame for another proposal and resets: over QUIC the reset may overtake the "na".
             with pytest.raises(StreamReset) as ending:
                 await stream.receive()
             assert ending.value.code == WireCode.NEGOTIATION_FAILED

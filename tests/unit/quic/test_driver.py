@@ -184,6 +184,24 @@ def test_a_protocol_nobody_serves_resets_the_stream_with_its_code():
     assert pair.client.streams_open == pair.server.streams_open == 0
 
 
+def test_a_reset_without_a_code_refuses_the_protocol_as_long_as_none_is_agreed():
+    pair = Pair().run()
+    mine = pair.client.open(PROTOCOL, FRAMING)
+    pair.client.write(mine, b"question")
+    pair.flush()
+    # What the listener says of the protocol is lost, and after a reset it is not sent again.
+    pair.is_lost = lambda data: True
+    pair.run(0.02)
+    pair.is_lost = lambda data: False
+    pair.server.reset(pair.opened()[-1], WireCode.NONE)
+    pair.run(0.5)
+    assert mine.read_code == WireCode.NEGOTIATION_FAILED
+    mine, theirs = pair.stream()
+    pair.server.reset(theirs, WireCode.NONE)
+    pair.run(0.5)
+    assert mine.read_code == WireCode.NONE
+
+
 @pytest.mark.parametrize(
     ("data", "ends"),
     [
