@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 
 from quiver.dht.public_key import PUBLIC_KEY_NAMESPACE, PublicKeyValidator
 from quiver.dht.service import DhtService
+from quiver.dht.value_store import Validator
 from quiver.live.libp2p.dialback import DialBackService
 from quiver.live.libp2p.host import Host
 from quiver.live.libp2p.identify_push import IdentifyPush
@@ -23,9 +25,10 @@ from quiver.live.log import note
 from quiver.runtime import Runtime
 from quiver.wire.kad import KAD_QUIVER
 
+# What go- and js-libp2p hold as well: public keys.
+VALIDATORS: Mapping[str, Validator] = MappingProxyType({PUBLIC_KEY_NAMESPACE: PublicKeyValidator()})
+
 _log = logging.getLogger("quiver.node")
-VALIDATORS = {PUBLIC_KEY_NAMESPACE: PublicKeyValidator()}
-"Of the values live nodes hold for others."
 
 
 class Mode(StrEnum):
@@ -38,15 +41,19 @@ class Mode(StrEnum):
 
 
 class Membership:
-    """Over a started host. `runtime.transport` may be that host; the DHT gets its own view of it."""
+    """Over a started host. `runtime.transport` may be that host; the DHT gets its own view of it.
+
+    `validators`: of each namespace whose values this node puts, gets and holds.
+    """
 
     def __init__(
-        self, host: Host, runtime: Runtime, *, mode: Mode = Mode.AUTO, ids: Sequence[str] = (KAD_QUIVER,)
-    ) -> None:
+        self, host: Host, runtime: Runtime, *, mode: Mode = Mode.AUTO, ids: Sequence[str] = (KAD_QUIVER,),
+        validators: Mapping[str, Validator] = VALIDATORS,
+    ) -> None:  # fmt: skip
         self.mode = mode
         self._host = host
         self.kad = KadTransport(host, ids, clock=runtime.clock, is_server=mode is Mode.SERVER)
-        self.dht = DhtService(dataclasses.replace(runtime, transport=self.kad), validators=VALIDATORS)
+        self.dht = DhtService(dataclasses.replace(runtime, transport=self.kad), validators=validators)
         self.push = IdentifyPush(host)
         self.reachability = Reachability(host, runtime.clock, on_change=self._on_reachability)
         self._feed = TableFeed(host, self.kad, self.dht)

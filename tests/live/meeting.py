@@ -9,7 +9,7 @@ from typing import Any, cast
 from quiver.identity.keys import KeyPair
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p.host import Host
-from quiver.live.membership import Membership, Mode
+from quiver.live.membership import VALIDATORS, Membership, Mode
 from quiver.params import Params
 from quiver.runtime import Nursery, Runtime
 from quiver.wire.kad import KAD_QUIVER
@@ -27,9 +27,9 @@ class Silence:
 class Peer:
     """A host with its membership; `options` are the host's."""
 
-    def __init__(self, number, *, mode=Mode.AUTO, ids=(KAD_QUIVER,), params=PARAMS, **options):
+    def __init__(self, number, *, mode=Mode.AUTO, ids=(KAD_QUIVER,), params=PARAMS, validators=VALIDATORS, **options):
         self.host = Host(KeyPair(number.to_bytes(32, "big")), **options)
-        self.mode, self.ids, self.params = mode, ids, params
+        self.mode, self.ids, self.params, self.validators = mode, ids, params, validators
 
     async def start(self):
         await self.host.start()
@@ -38,7 +38,7 @@ class Peer:
             clock=LiveClock(), transport=self.host, store=nothing, signer=nothing, verifier=nothing, ledger=nothing,
             trace=Silence(), rng=random.Random(1), params=self.params,
         )  # fmt: skip
-        self.membership = Membership(self.host, runtime, mode=self.mode, ids=self.ids)
+        self.membership = Membership(self.host, runtime, mode=self.mode, ids=self.ids, validators=self.validators)
         self.dht = self.membership.dht
 
     @property
