@@ -16,6 +16,8 @@ from sim.rules import Links
 from sim.scenario import Scenario
 from sim.topology import make_topology
 
+HOUR_S = 3600.0
+
 
 def run_kademlia_scenario(scenario: Scenario, seed: int) -> dict[str, Any]:
     """The summary keys of `python -m sim run --json`; what does not exist in this scenario is 0 or None."""
@@ -49,12 +51,12 @@ def run_kademlia_scenario(scenario: Scenario, seed: int) -> dict[str, Any]:
 
 
 def _run_churn(scenario: Scenario, seed: int, links: Links) -> dict[str, Any]:
-    """An hour of coming and going after half an hour of warm-up; frames are always sized."""
+    """An hour of coming and going after half an hour of warm-up, with about one lookup a node; frames are always sized."""
     if scenario.frames == "encoded":
         raise UsageError("kademlia-10k under churn runs with frames=sized")
     result = run_kademlia_churn(
         scenario.providers, make_churn(scenario.churn), seed=seed, params=scenario.params, links=links,
-        cpu_clock=time.process_time,
+        duration_s=HOUR_S, lookups_per_s=scenario.providers / HOUR_S, cpu_clock=time.process_time,
     )  # fmt: skip
     if result.stale_records:
         raise InvariantBroken(
