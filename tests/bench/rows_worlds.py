@@ -7,21 +7,22 @@ from typing import Any
 from tests.bench.measure import in_fresh_process, mean
 from tests.bench.report import Goal, Row
 
-MEMORY_LIMIT_BYTES = 250e6
-# Frames per CPU second: one run must be able to repeat the 10,000-node scenario within minutes.
-MESSAGES_LIMIT = 20_000.0
-FOUND_LIMIT = 0.99
+MEMORY_LIMIT_BYTES = 150e6
+# Frames per CPU second at 10,000 nodes: 1.5 times the 51,000 of PeerSim 1.0.5 with its Kademlia module (Java 17), measured on
+# two shared cores; it found the target in 54 to 69 % of lookups.
+MESSAGES_LIMIT = 75_000.0
+FOUND_LIMIT = 0.995
 REQUESTS_LIMIT = 3_000.0
 AT_LEAST, AT_MOST = Goal(value=1.0), Goal(value=1.0, at_most=True)
 
 
-def _kademlia(nodes: int, *, encoded: bool, command: str) -> tuple[Row, dict[str, Any]]:
+def _kademlia(nodes: int, *, encoded: bool, goal: Goal | None, command: str) -> tuple[Row, dict[str, Any]]:
     result = in_fresh_process("kademlia", nodes=nodes, encoded=encoded)
     rate = result["messages_per_cpu_s"]
     row = Row(
         name=f"kademlia: {nodes:,} nodes, {nodes:,} lookups, frames {'encoded' if encoded else 'sized'}",
         ours=f"{rate:,.0f} messages/CPU-s ({result['cpu_s']:.0f} CPU-s)", peer="-",
-        limit=f"{MESSAGES_LIMIT:,.0f} messages/CPU-s", ratios=(rate / MESSAGES_LIMIT,), goal=AT_LEAST, command=command,
+        limit=f"{MESSAGES_LIMIT:,.0f} messages/CPU-s", ratios=(rate / MESSAGES_LIMIT,), goal=goal, command=command,
     )  # fmt: skip
     return row, result
 
@@ -29,13 +30,13 @@ def _kademlia(nodes: int, *, encoded: bool, command: str) -> tuple[Row, dict[str
 def kademlia_rows(*, quick: bool, command: str) -> list[Row]:
     """Messages per CPU second with sized frames, targets found, memory."""
     nodes = 1_000 if quick else 10_000
-    speed, result = _kademlia(nodes, encoded=False, command=command)
+    speed, result = _kademlia(nodes, encoded=False, goal=AT_LEAST, command=command)
     found, rss = result["found"], result["rss_bytes"]
     return [
         speed,
         Row(
             name=f"kademlia: {nodes:,} nodes, lookups that find their target", ours=f"{found:.2%}", peer="-",
-            limit=f"{FOUND_LIMIT:.0%}", ratios=(found / FOUND_LIMIT,), goal=AT_LEAST, command=command,
+            limit=f"{FOUND_LIMIT:.1%}", ratios=(found / FOUND_LIMIT,), goal=AT_LEAST, command=command,
         ),
         Row(
             name=f"kademlia: {nodes:,} nodes, peak memory beyond the imported modules", ours=f"{rss / 1e6:.0f} MB", peer="-",
@@ -45,8 +46,8 @@ def kademlia_rows(*, quick: bool, command: str) -> list[Row]:
 
 
 def kademlia_encoded_rows(*, quick: bool, command: str) -> list[Row]:
-    """Messages per CPU second when every frame is encoded and decoded."""
-    return [_kademlia(1_000 if quick else 10_000, encoded=True, command=command)[0]]
+    """Messages per CPU second when every frame is encoded and decoded: to stand beside the row above, without a goal."""
+    return [_kademlia(1_000 if quick else 10_000, encoded=True, goal=None, command=command)[0]]
 
 
 def request_rows(*, quick: bool, command: str) -> list[Row]:
