@@ -60,9 +60,16 @@ tests/interop/js/node_modules/.setup-stamp: tests/interop/js/package.json tests/
 	touch $@
 
 # Vyper wants an older pycryptodome than the rest, so it has an environment of its own; only tests need it, the result is committed.
-evm: setup  ## the contract's compiler, pinned, in .venv-vyper
+evm: setup  ## the contract's compiler, pinned, in .venv-vyper, and a real node for it, anvil
 	@$(MAKE) --no-print-directory .venv-vyper/.setup-stamp \
 		|| echo "vyper: the install failed, the contract will not be compiled again"
+	@$(MAKE) --no-print-directory tests/evm/js/node_modules/.setup-stamp \
+		|| echo "anvil: the install failed, nothing will run on a real node"
+
+tests/evm/js/node_modules/.setup-stamp: tests/evm/js/package.json tests/evm/js/package-lock.json
+	command -v npm || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y --no-install-recommends nodejs npm; }
+	npm install --no-save --prefix tests/evm/js --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 .venv-vyper/.setup-stamp: tests/evm/vyper.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
@@ -97,7 +104,7 @@ check-long: FUZZ_S = 300
 check-long: bench real-llm interop fuzz  ## bench with its floors enforced, a real engine, fuzzing for half an hour, then the tests that take minutes
 	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
 
-bench: setup  ## measure; tables in out/bench; fails below a floor
+bench: evm  ## measure; tables in out/bench; fails below a floor
 	$(BIN)/python -m tests.bench
 
 # Two packages, 170 MB, pinned by their hashes; nothing else needs them.

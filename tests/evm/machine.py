@@ -241,9 +241,9 @@ class PairMachine(RuleBasedStateMachine):
         leaves = [leaf_of(ack, epoch) for ack in acks]
         tree = MerkleTree([hash_leaf(leaf) for leaf in leaves])
         sender = AGGREGATOR if who % 4 else ACCOUNTS[who // 4 % 5]
-        commitment = ledger.Commitment(
-            epoch=epoch, root=tree.root, count=len(tree) if who % 16 else who // 16 % 2 << 40
-        )
+        # Now and then with a count that is not the tree's, or none that can be.
+        count = len(tree) if who % 8 else (len(tree) + 1, 0, 1 << 40, 1)[who // 8 % 4]
+        commitment = ledger.Commitment(epoch=epoch, root=tree.root, count=count)
         if self.send(ledger.SubmitEpoch(sender=sender, commitment=commitment)) is not None:
             self.trees[epoch] = (leaves, acks, tree)
 
@@ -252,7 +252,8 @@ class PairMachine(RuleBasedStateMachine):
         epoch = self.epoch(pick)
         leaves, acks, tree = self.trees[epoch]
         index = place % len(leaves)
-        leaf, ack, proof = leaves[index], acks[index], tree.proof(index)
+        count = self.pair.model.epoch(epoch).commitment.count
+        leaf, ack, proof = leaves[index], acks[index], msgspec.structs.replace(tree.proof(index), count=count)
         match tamper:
             case 5:
                 proof = msgspec.structs.replace(proof, index=(index + 1 + place // 8) % (len(leaves) + 1))
@@ -283,7 +284,11 @@ class PairMachine(RuleBasedStateMachine):
         epoch = self.epoch(pick)
         leaves, acks, tree = self.trees[epoch]
         indices = sorted({place % len(leaves) for place in places})
-        proof, chosen = prove_many(tree, indices), [acks[index] for index in indices]
+        count = self.pair.model.epoch(epoch).commitment.count
+        proof, chosen = (
+            msgspec.structs.replace(prove_many(tree, indices), count=count),
+            [acks[index] for index in indices],
+        )
         match tamper:
             case 5:
                 proof = msgspec.structs.replace(proof, siblings=(*proof.siblings, bytes(32)))

@@ -734,15 +734,18 @@ def _check_proof(leaf: Leaf, index: uint256, siblings: DynArray[bytes32, LEVELS_
     node: bytes32 = self._leaf_hash(leaf.epoch, leaf.channel, leaf.cum, leaf.seq, leaf.head)
     for sibling: bytes32 in siblings:
         assert last != 0, "bad_proof"
-        if at & 1 == 1 or at == last:
-            node = self._node_hash(sibling, node)
+        if at & 1 == 1:
+            node = sha256(concat(b"\x01", sibling, node))
+        elif at == last:
+            node = sha256(concat(b"\x01", sibling, node))
+            # The last node of an odd level moved up without a sibling.
             for _: uint256 in range(LEVELS_MAX):
                 if at & 1 == 1 or at == 0:
                     break
                 at >>= 1
                 last >>= 1
         else:
-            node = self._node_hash(node, sibling)
+            node = sha256(concat(b"\x01", node, sibling))
         at >>= 1
         last >>= 1
     assert last == 0 and node == self.roots[leaf.epoch], "bad_proof"
