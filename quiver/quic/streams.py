@@ -27,7 +27,6 @@ CLOSE_RESOURCE_LIMIT, CLOSE_RATE_LIMITED, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLA
 # For naming a protocol, and then for the whole question of an rpc.
 NEGOTIATION_TIMEOUT_S = 10.0
 
-
 # Protocols we dial are few.
 _proposal = lru_cache(maxsize=256)(encode_proposal)
 
@@ -166,7 +165,8 @@ class StreamDriver(ABC):
         """Send one frame. `StreamReset` once the stream was reset."""
         if stream.write_code is not None:
             raise StreamReset(stream.write_code, peer_id=self.peer_id)
-        data = _framed(stream, payload)
+        assert stream.framing is not None, "nothing is written before a protocol is agreed"
+        data = stream.framing.encode(payload)
         self._written_bytes += len(data)
         self._write(stream.id, data)
 
@@ -237,6 +237,7 @@ class StreamDriver(ABC):
     def _forget_if_done(self, stream: FrameStream) -> None:
         if (stream.is_finished or stream.write_code is not None) and (stream.has_ended or stream.read_code is not None):
             self._blocked.pop(stream.id, None)
+            self._negotiating.pop(stream.id, None)
             if self._streams.pop(stream.id, None) is not None and stream.on_done is not None:
                 stream.on_done()
 
@@ -341,20 +342,10 @@ class StreamDriver(ABC):
         self._reset_sending(stream_id, code)
         stream = self._streams.get(stream_id)
         if stream is not None:
-            code = _meant(stream, code)
-            self._end(stream, read_code=code, write_code=code)
+            if code == WireCode.NONE and stream.dialer is not None:
+                # No protocol is agreed yet. js-libp2p says "na", takes our first frame for a proposal, and its reset overtakes it.
+                code = WireCode.NEGOTIATION_FAILED
+            # What came whole before may still be read.
+            self._end(stream, read_code=None if stream.has_ended else code, write_code=code)
         if stream is None or not stream.is_ours:
             self._count_waste(now)
-
-
-def _meant(stream: FrameStream, code: int) -> int:
-    """A reset without a code before a protocol was agreed is a refusal of the protocol.
-
-    js-libp2p says "na", then reads our first frame as another proposal; that is none, and its reset may overtake the "na".
-    """
-    return WireCode.NEGOTIATION_FAILED if code == WireCode.NONE and stream.dialer is not None else code
-
-
-def _framed(stream: FrameStream, payload: bytes) -> bytes:
-    assert stream.framing is not None, "nothing is written before a protocol is agreed"
-    return stream.framing.encode(payload)

@@ -53,7 +53,7 @@ class SwarmTransport:
         self._clock = clock
         self._on_frame = on_frame
         self._handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
-        self._answers: dict[str, tuple[ProtocolSpec, Answer]] = {}
+        self._answers: dict[str, tuple[ProtocolSpec, Answer, bool]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._loop = loop or asyncio.get_running_loop()
         self.quota = Quota(node_limits)
@@ -78,11 +78,14 @@ class SwarmTransport:
         self._handlers[wire_id] = (protocol, handler)
         self.framings[wire_id] = framing_of(protocol)
 
-    def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
-        """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset."""
+    def answer(self, protocol: ProtocolSpec, function: Answer, *, reuses_streams: bool = False) -> None:
+        """Answer each rpc with `function(peer_id, message)`; when it raises, the rpc's stream is reset.
+
+        `reuses_streams`: one stream may carry many questions, and ours ends after the asker's end, not with the answer.
+        """
         wire_id = self.wire_id(protocol)
         self._handlers.pop(wire_id, None)
-        self._answers[wire_id] = (protocol, function)
+        self._answers[wire_id] = (protocol, function, reuses_streams)
         self.framings[wire_id] = framing_of(protocol)
 
     def withdraw(self, protocol: ProtocolSpec) -> None:
@@ -196,9 +199,10 @@ class SwarmTransport:
             self._tasks[task] = None
             task.add_done_callback(partial(self._on_handled, scope))
         else:
-            protocol, function = self._answers[stream.protocol_id]
+            protocol, function, reuses_streams = self._answers[stream.protocol_id]
             stream.on_done = scope.leave_incoming
-            stream.on_change = partial(self._answer, link, stream, protocol, function)
+            answer = self._answer_all if reuses_streams else self._answer
+            stream.on_change = partial(answer, link, stream, protocol, function)
             if not stream.frames:
                 driver.expect_question(stream, self._clock.now())
 
@@ -229,18 +233,44 @@ class SwarmTransport:
             if stream.has_ended:
                 driver.reset(stream, WireCode.PROTOCOL_VIOLATION)
             return
+        stream.on_change = partial(driver.check_silent, stream)
+        reply = self._reply(link, stream, protocol, function, data)
+        if reply is not None:
+            driver.write_last(stream, reply)
+            driver.check_silent(stream)
+        link.transmit_soon()
+
+    def _answer_all(self, link: Link, stream: FrameStream, protocol: ProtocolSpec, function: Answer) -> None:
+        """As many questions as there are and as there is room to answer; the asker ends the stream, or its silence does."""
+        driver, has_answered = link.driver, False
+        while driver.may_write(stream) and (data := driver.read(stream)) is not None:
+            reply = self._reply(link, stream, protocol, function, data)
+            if reply is None or stream.write_code is not None:
+                driver.reset(stream, WireCode.NONE)
+                break
+            driver.write(stream, reply)
+            has_answered = True
+        if stream.has_ended and not stream.frames:
+            driver.finish(stream)
+        elif has_answered and driver.is_open(stream):
+            driver.expect_question(stream, self._clock.now())
+        link.transmit_soon()
+
+    def _reply(
+        self, link: Link, stream: FrameStream, protocol: ProtocolSpec, function: Answer, data: bytes
+    ) -> bytes | None:
+        """What to answer; None if the stream was reset instead."""
+        driver = link.driver
         if not driver.has_memory():
             self.quota.refuse(Refusal.MEMORY)
             driver.reset(stream, WireCode.RESOURCE_LIMIT)
-            link.transmit_soon()
-            return
+            return None
         assert driver.peer_id is not None
-        stream.on_change = partial(driver.check_silent, stream)
         try:
             question = protocol.decode(data)
             if self._on_frame is not None:
                 self._on_frame(driver.peer_id, question, data)
-            reply = protocol.encode(function(driver.peer_id, question))
+            return protocol.encode(function(driver.peer_id, question))
         except PeerError as error:
             driver.reset(stream, self._code_of(error))
         except Unavailable:
@@ -248,10 +278,7 @@ class SwarmTransport:
         except Exception as error:
             driver.reset(stream, WireCode.INTERNAL)
             self._report(protocol.id, error)
-        else:
-            driver.write_last(stream, reply)
-            driver.check_silent(stream)
-        link.transmit_soon()
+        return None
 
     def _code_of(self, error: PeerError) -> int:
         """What the peer is told of its mistake, which is counted; a reset of its own is none."""

@@ -239,9 +239,9 @@ class Host:
         """Run `handler` as a task for each incoming stream."""
         self._transport.serve(protocol, handler)
 
-    def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
-        """Answer each rpc with a plain function."""
-        self._transport.answer(protocol, function)
+    def answer(self, protocol: ProtocolSpec, function: Answer, *, reuses_streams: bool = False) -> None:
+        """Answer each rpc with a plain function; `reuses_streams` if one stream may carry many."""
+        self._transport.answer(protocol, function, reuses_streams=reuses_streams)
 
     def withdraw(self, protocol: ProtocolSpec) -> None:
         """Serve it no longer."""

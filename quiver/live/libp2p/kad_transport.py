@@ -50,7 +50,7 @@ class KadTransport:
             if not is_server:
                 self._host.withdraw(codec)
             elif self._function is not None:
-                self._host.answer(codec, self._on_question)
+                self._serve(codec)
 
     def is_spoken_by(self, protocols: Sequence[str]) -> bool:
         """Whether a peer that serves `protocols` is a server of our DHT."""
@@ -75,7 +75,12 @@ class KadTransport:
         self._function = function
         if self.is_server:
             for codec in self._codecs:
-                self._host.answer(codec, self._on_question)
+                self._serve(codec)
+
+    def _serve(self, codec: KadCodec) -> None:
+        # libp2p kad-dht: a stream may carry many questions. And over QUIC py-libp2p 0.8.1 loses, now and then, an answer whose
+        # end comes with it.
+        self._host.answer(codec, self._on_question, reuses_streams=True)
 
     def _on_question(self, peer: PeerId, message: KadMessage) -> KadMessage:
         """Who asks is not for that a server we can reach: identify and a ping tell (see `TableFeed`)."""
