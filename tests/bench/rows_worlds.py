@@ -54,7 +54,10 @@ def request_rows(*, quick: bool, command: str) -> list[Row]:
     """Full requests per CPU second, cheapest and truest fidelity; real signatures are libsodium's time, so they have no goal."""
     repetitions = 2 if quick else 3
     rows = []
-    for chunks, signatures, duration_s, goal in (("coalesced", "modelled", 10.0, AT_LEAST), ("token", "real", 2.0, None)):
+    for chunks, signatures, duration_s, goal in (
+        ("coalesced", "modelled", 10.0, AT_LEAST),
+        ("token", "real", 2.0, None),
+    ):
         runs = [
             in_fresh_process(
                 "requests",
