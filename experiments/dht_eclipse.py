@@ -17,7 +17,7 @@ QUESTION = "How many liars next to a key hide its provider from honest nodes?"
 # Honest nodes, lookups, seeds, liars.
 SCALES = {
     "quick": (60, 10, 1, (0, 20, 40)),
-    "default": (500, 100, 3, (0, 10, 19, 20, 30, 40, 60, 80, 120)),
+    "default": (300, 50, 2, (0, 19, 20, 39, 40, 79, 80, 160)),
     "long": (2000, 200, 5, (0, 10, 15, 19, 20, 25, 30, 40, 50, 60, 80, 100, 120, 160)),
 }
 # (address groups of the liars, 0 without addresses; disjoint paths).
@@ -61,14 +61,16 @@ def find(frame: pd.DataFrame) -> str:
 def figure(frame: pd.DataFrame) -> Figure:
     """Share of honest lookups that find the provider, and what they cost, over the number of liars."""
     drawing, axes = style.subplots(1, 2, figsize=(11, 4))
-    for name in DEFENCES:
+    for name, width in zip(DEFENCES, (7, 5.5, 4, 2.5, 1.5, 1), strict=True):
         means = frame[frame["defence"] == name].groupby("liars")[["found", "questions_mean"]].mean()
         dashes = "--" if "groups" in name else "-"
-        axes[0].plot(means.index, means["found"], dashes, marker="o", markersize=3, label=name)
-        axes[1].plot(means.index, means["questions_mean"], dashes, marker="o", markersize=3, label=name)
+        # Lines that lie over each other: those drawn first are the wider ones.
+        look = {"marker": "o", "markersize": 3, "linewidth": width, "label": name}
+        axes[0].plot(means.index, means["found"], dashes, **look)
+        axes[1].plot(means.index, means["questions_mean"], dashes, **look)
     axes[0].set(xlabel="liars", ylabel="lookups that find the provider (share)", ylim=(-0.02, 1.02))
     axes[1].set(xlabel="liars", ylabel="questions a lookup", ylim=(0, None))
-    axes[0].legend(fontsize=7)
+    axes[1].legend(fontsize=7)
     return drawing
 
 
