@@ -13,7 +13,23 @@ from typing import Any
 from quiver.ids import Address, ChannelId, RequestId
 from quiver.settlement.contract import Contract
 from quiver.trace import LedgerMoved, RequestArrived, RequestFinished
-from quiver.values.ledger import Claim, ClaimDirect, Deposit, FinishExit, LedgerEvent, OpenChannel, RequestExit, TopUp
+from quiver.values.ledger import (
+    Bond,
+    Claim,
+    ClaimBatch,
+    ClaimDirect,
+    ClaimDirectBatch,
+    Deposit,
+    FinishExit,
+    FinishUnbond,
+    LedgerEvent,
+    OpenChannel,
+    RequestExit,
+    RotateSession,
+    TopUp,
+    Withdraw,
+)
+from quiver.values.receipt import Acknowledgement
 
 OUTCOMES = ("completed", "rejected", "failed", "cancelled")
 
@@ -34,13 +50,17 @@ class Book:
 
 
 class SecondBookkeeper:
-    """Subscribe `observe` to a trace, for the kinds `observed`; `compare(contract)` at any time."""
+    """Subscribe `observe` to a trace, for the kinds `observed`; `compare(contract)` at any time.
+
+    Disputes are not in its books: where bonds are slashed, the contract on an EVM is the second opinion (tests/evm).
+    """
 
     observed = (LedgerMoved,)
 
     def __init__(self) -> None:
         self.balances: Counter[Address] = Counter()
         self.channels: dict[ChannelId, Book] = {}
+        self.bonds: Counter[Address] = Counter()
         self.deposited = 0
         self._next_index = 0
 
@@ -67,20 +87,33 @@ class SecondBookkeeper:
                 self._spend(sender, amount)
                 self._open_book(event).locked += amount
             case Claim(acknowledgement=ack) | ClaimDirect(acknowledgement=ack):
-                book = self._open_book(event)
-                paid = min(ack.cum, book.locked) - book.paid
-                book.paid += paid
-                self.balances[book.provider] += paid
+                paid = self._pay(self._open_book(event), ack)
+            case ClaimBatch(acknowledgements=acks) | ClaimDirectBatch(acknowledgements=acks):
+                paid = sum(self._pay(self.channels[ack.channel], ack) for ack in acks)
+            case Withdraw(sender=sender, amount=amount):
+                self._spend(sender, amount)
+            case Bond(sender=sender, amount=amount):
+                self._spend(sender, amount)
+                self.bonds[sender] += amount
+            case FinishUnbond(sender=sender):
+                refunded = self.bonds.pop(sender, 0)
+                self.balances[sender] += refunded
             case FinishExit():
                 book = self._open_book(event)
                 refunded, book.closed = book.locked - book.paid, True
                 self.balances[book.payer] += refunded
-            case RequestExit():
+            case RequestExit() | RotateSession():
                 self._open_book(event)
         if (event.paid, event.refunded) != (paid, refunded):
             raise InvariantBroken(
                 f"ledger event {event.index} moved {event.paid} to the provider and {event.refunded} back, expected {paid} and {refunded}"
             )
+
+    def _pay(self, book: Book, ack: Acknowledgement) -> int:
+        due = 0 if book.closed else max(0, min(ack.cum, book.locked) - book.paid)
+        book.paid += due
+        self.balances[book.provider] += due
+        return due
 
     def _new(self, event: LedgerEvent, book: Book) -> None:
         if event.channel is None or event.channel in self.channels:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from quiver.errors import SettlementError
@@ -16,17 +17,25 @@ from quiver.ids import compute_channel_id
 from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.signatures import sign_acknowledgement
 from quiver.settlement.merkle import MerkleTree, hash_leaf
+from quiver.settlement.multiproof import prove_many
 from quiver.values.ledger import (
+    Bond,
     Claim,
+    ClaimBatch,
     ClaimDirect,
+    ClaimDirectBatch,
     Commitment,
     Deposit,
     FinishExit,
+    FinishUnbond,
     Leaf,
     OpenChannel,
     RequestExit,
+    RequestUnbond,
+    RotateSession,
     SubmitEpoch,
     TopUp,
+    Withdraw,
 )
 from quiver.values.receipt import ChannelHead
 
@@ -147,6 +156,71 @@ class LedgerSuite:
             await p.provider.submit(claim)
             assert p.provider.balance(p.provider_account) == 250
             await refused("nothing_due", p.provider.submit(claim))
+
+        self.meet(chain, story)
+
+    def test_a_batch_pays_several_claims_of_an_epoch_under_one_proof(self, chain):
+        async def story(p):
+            aggregator, signer = chain.node("aggregator")
+            ack = await p.acknowledge(250)
+            epoch = chain.utc_ms() // chain.params.epoch_ms
+            leaf = Leaf(epoch=epoch, channel=p.channel, cum=250, seq=1, head=ack.head)
+            tree = MerkleTree([bytes(32), hash_leaf(leaf), bytes(32)])
+            commitment = Commitment(epoch=epoch, root=tree.root, count=3)
+            await chain.advance(chain.params.epoch_ms / 1000)
+            await aggregator.submit(SubmitEpoch(sender=signer.account, commitment=commitment))
+            assert p.payer.epoch(epoch).poster == signer.account
+            batch = ClaimBatch(
+                sender=p.provider_account, epoch=epoch, acknowledgements=(ack,), proof=prove_many(tree, [1])
+            )
+            elsewhere = msgspec.structs.replace(batch, proof=prove_many(tree, [0]))
+            await refused("bad_proof", p.provider.submit(elsewhere))
+            await p.provider.submit(batch)
+            assert (p.provider.balance(p.provider_account), p.payer.events(0)[-1].paid) == (250, 250)
+            await refused("nothing_due", p.provider.submit(batch))
+            further = await p.acknowledge(300, seq=2)
+            direct = ClaimDirectBatch(sender=p.provider_account, acknowledgements=(ack, further))
+            await p.provider.submit(direct)
+            assert p.provider.balance(p.provider_account) == 300
+
+        self.meet(chain, story)
+
+    def test_credits_leave_by_withdrawal(self, chain):
+        async def story(p):
+            await refused("insufficient_balance", p.payer.submit(Withdraw(sender=p.payer_account, amount=601)))
+            await p.payer.submit(Withdraw(sender=p.payer_account, amount=200))
+            assert p.payer.balance(p.payer_account) == 400
+
+        self.meet(chain, story)
+
+    def test_a_new_session_key_counts_after_its_delay(self, chain):
+        async def story(p):
+            session = p.provider_signer.session_address
+            await p.payer.submit(RotateSession(sender=p.payer_account, channel=p.channel, session=session))
+            state = p.provider.channel(p.channel)
+            assert (state.session, state.next_session) == (p.payer_signer.session_address, session)
+            new = ClaimDirect(
+                sender=p.provider_account, acknowledgement=await p.acknowledge(50, signer=p.provider_signer)
+            )
+            await refused("bad_signature", p.provider.submit(new))
+            await chain.advance(chain.params.exit_delay_s)
+            await p.provider.submit(new)
+            assert p.provider.balance(p.provider_account) == 50
+
+        self.meet(chain, story)
+
+    def test_a_bond_comes_back_after_its_delay(self, chain):
+        async def story(p):
+            bond = Bond(sender=p.payer_account, amount=500, signer=p.payer_signer.session_address)
+            await p.payer.submit(bond)
+            await refused("insufficient_balance", p.payer.submit(bond))
+            finish = FinishUnbond(sender=p.payer_account)
+            await refused("unbond_not_requested", p.payer.submit(finish))
+            await p.payer.submit(RequestUnbond(sender=p.payer_account))
+            await refused("unbond_too_early", p.payer.submit(finish))
+            await chain.advance(chain.params.exit_delay_s)
+            await p.payer.submit(finish)
+            assert (p.payer.balance(p.payer_account), p.payer.events(0)[-1].refunded) == (600, 500)
 
         self.meet(chain, story)
 

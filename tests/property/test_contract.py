@@ -20,20 +20,29 @@ from quiver.errors import SettlementError
 from quiver.identity.signing import ack_digest, ack_domain
 from quiver.ids import Address, ChannelId, PeerId
 from quiver.params import Params
+from quiver.settlement.channel import session_at
 from quiver.settlement.contract import Contract
 from quiver.settlement.merkle import MerkleTree, hash_leaf
+from quiver.settlement.multiproof import prove_many
 from quiver.trace import LedgerMoved
 from quiver.values.ledger import (
+    Bond,
     Claim,
+    ClaimBatch,
     ClaimDirect,
+    ClaimDirectBatch,
     Commitment,
     Deposit,
     FinishExit,
+    FinishUnbond,
     Leaf,
     OpenChannel,
     RequestExit,
+    RequestUnbond,
+    RotateSession,
     SubmitEpoch,
     TopUp,
+    Withdraw,
 )
 from quiver.values.receipt import Acknowledgement
 from sim.invariants import SecondBookkeeper
@@ -100,6 +109,10 @@ class ContractMachine(RuleBasedStateMachine):
         self.send(RequestExit(sender=ACCOUNTS[0], channel=self.channels[2]))
         self.now_ms += round(PARAMS.exit_delay_s * 1000)
         self.send(FinishExit(sender=ACCOUNTS[0], channel=self.channels[2]))
+        self.send(Bond(sender=ACCOUNTS[3], amount=50, signer=ACCOUNTS[0]))
+        self.send(RequestUnbond(sender=ACCOUNTS[3]))
+        self.now_ms += round(PARAMS.exit_delay_s * 1000)
+        self.send(FinishUnbond(sender=ACCOUNTS[3]))
 
     def submit_now(self, sender, channel, cum, epoch):
         leaf = Leaf(epoch=epoch, channel=channel, cum=cum, seq=1, head=bytes(32))
@@ -138,10 +151,11 @@ class ContractMachine(RuleBasedStateMachine):
     def claim_directly(self, data, signer, sender, cum):
         channel = self.pick(data)
         state = self.contract.channel(channel)
-        session = signer or (state.session if state else ACCOUNTS[0])
+        session = signer or (session_at(state, self.now_ms) if state else ACCOUNTS[0])
         ack = acknowledge(session, channel, 1, max(cum, 0))
         event = self.send(ClaimDirect(sender=sender, acknowledgement=ack))
-        assert event is None or session == state.session
+        # A key before its rotation counts no longer, and the one after it not yet.
+        assert event is None or session == session_at(state, self.now_ms)
 
     @rule(
         data=st.data(),
@@ -160,6 +174,41 @@ class ContractMachine(RuleBasedStateMachine):
         ack = acknowledge(state.session if state else ACCOUNTS[0], leaf.channel, leaf.seq, leaf.cum)
         event = self.send(Claim(sender=AGGREGATOR, leaf=leaf, proof=tree.proof(index), acknowledgement=ack))
         assert event is None or index == 1
+
+    @rule(data=st.data(), sender=accounts, cums=st.lists(st.integers(0, 100), min_size=1, max_size=3))
+    def claim_directly_in_a_batch(self, data, sender, cums):
+        acks = []
+        for cum in cums:
+            channel = self.pick(data)
+            state = self.contract.channel(channel)
+            acks.append(acknowledge(state.session if state else ACCOUNTS[0], channel, 1, cum))
+        self.send(ClaimDirectBatch(sender=sender, acknowledgements=tuple(acks)))
+
+    @precondition(lambda self: self.trees)
+    @rule(data=st.data(), sender=accounts)
+    def claim_in_a_batch(self, data, sender):
+        leaf, tree = data.draw(st.sampled_from(list(self.trees.values())))
+        state = self.contract.channel(leaf.channel)
+        ack = acknowledge(state.session if state else ACCOUNTS[0], leaf.channel, leaf.seq, leaf.cum)
+        proof = prove_many(tree, [1])
+        self.send(ClaimBatch(sender=sender, epoch=leaf.epoch, acknowledgements=(ack,), proof=proof))
+
+    @rule(sender=accounts, amount=amounts)
+    def withdraw(self, sender, amount):
+        self.send(Withdraw(sender=sender, amount=amount))
+
+    @rule(sender=accounts, amount=amounts, signer=accounts)
+    def bond(self, sender, amount, signer):
+        self.send(Bond(sender=sender, amount=amount, signer=signer))
+
+    @rule(sender=accounts, finish=st.booleans())
+    def unbond(self, sender, finish):
+        self.send(FinishUnbond(sender=sender) if finish else RequestUnbond(sender=sender))
+
+    @rule(data=st.data(), session=accounts)
+    def rotate_session(self, data, session):
+        channel, sender = self.pick_with_sender(data)
+        self.send(RotateSession(sender=sender, channel=channel, session=session))
 
     @rule(data=st.data())
     def request_exit(self, data):
@@ -186,9 +235,12 @@ class ContractMachine(RuleBasedStateMachine):
 def test_any_sequence_of_transactions_conserves_credits_and_each_kind_was_accepted():
     ACCEPTED.clear()
     run_state_machine_as_test(
-        ContractMachine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
+        ContractMachine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None, derandomize=True)
     )
-    kinds = (Deposit, OpenChannel, TopUp, SubmitEpoch, Claim, ClaimDirect, RequestExit, FinishExit)
+    kinds = (
+        Deposit, OpenChannel, TopUp, SubmitEpoch, Claim, ClaimDirect, RequestExit, FinishExit,
+        Withdraw, RotateSession, ClaimBatch, ClaimDirectBatch, Bond, RequestUnbond, FinishUnbond,
+    )  # fmt: skip
     assert {kind.__name__: ACCEPTED[kind.__name__] > 0 for kind in kinds} == {kind.__name__: True for kind in kinds}
 
 

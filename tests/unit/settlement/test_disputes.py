@@ -29,6 +29,7 @@ from quiver.values.ledger import (
     Bond,
     ChallengeLeaf,
     ChallengeOmission,
+    Claim,
     ClaimBatch,
     ClaimDirect,
     ClaimDirectBatch,
@@ -41,6 +42,7 @@ from quiver.values.ledger import (
     Leaf,
     OpenChannel,
     Promise,
+    Proof,
     ProveBadHead,
     RequestExit,
     RequestUnbond,
@@ -319,3 +321,16 @@ def test_free_credits_can_be_taken_out_and_no_others(court):
     again = Contract.from_snapshot(court.contract.to_snapshot(), params=PARAMS, verify_session=verify_session)
     again.validate()
     assert again.to_snapshot() == court.contract.to_snapshot()
+
+
+def test_a_root_whose_count_is_not_its_trees_proves_nothing(court):
+    ack = court.acknowledge(court.channel, 60)
+    leaf = court.leaf(court.channel, 60)
+    court.send(SubmitEpoch(sender=AGGREGATOR, commitment=Commitment(epoch=0, root=hash_leaf(leaf), count=2)))
+    for index in (0, 1):
+        # The path ends at the root, one level below where two leaves have theirs.
+        proof = Proof(index=index, count=2, siblings=())
+        court.refuse("bad_proof", Claim(sender=WATCHER, leaf=leaf, proof=proof, acknowledgement=ack))
+        court.refuse("bad_proof", ChallengeLeaf(sender=WATCHER, leaf=leaf, proof=proof))
+    court.send(ClaimDirect(sender=WATCHER, acknowledgement=ack))
+    assert court.contract.balance(PROVIDER) == 60
