@@ -64,27 +64,27 @@ class Search:
         lookup, now = self._lookup, self._runtime.clock.now()
         started = False
         while (peer := lookup.next(now)) is not None:
-            task = asyncio.get_running_loop().create_task(self._work(peer))
+            task = asyncio.get_running_loop().create_task(self._work(lookup.info(peer)))
             self._tasks = [*[other for other in self._tasks if not other.done()], task]
             started = True
         return started
 
-    async def _work(self, peer: PeerId) -> None:
+    async def _work(self, first: PeerInfo) -> None:
         """Ask until there is nobody to ask for this task; whoever finds the lookup done says so."""
         try:
-            await self._ask(peer)
+            await self._ask(first)
         except Exception as error:
             if self._finished.done():
                 raise
             self._finished.set_exception(error)
 
-    async def _ask(self, first: PeerId) -> None:
+    async def _ask(self, info: PeerInfo) -> None:
         lookup, table, question = self._lookup, self._table, self._question
         rpc, now = self._runtime.transport.rpc, self._runtime.clock.now
         timeout_s = self._runtime.params.rpc_timeout_s
-        peer: PeerId | None = first
+        # Who it is comes with the task: on a busy machine the question may expire before the task has its first turn.
+        peer: PeerId | None = info.peer_id
         while peer is not None:
-            info = lookup.info(peer)
             if info.addresses:
                 self._runtime.transport.learn(info)
             try:
@@ -106,7 +106,9 @@ class Search:
                 if self._on_answer is not None and self._on_answer(info, answer):
                     lookup.stop()
             peer = lookup.next(time_s)
-            if peer is not None and lookup.idle:
-                self._ask_more()
+            if peer is not None:
+                info = lookup.info(peer)
+                if lookup.idle:
+                    self._ask_more()
         if lookup.done and not self._finished.done():
             self._finished.set_result(None)

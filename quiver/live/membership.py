@@ -6,6 +6,7 @@ networks have: protocols that peers list, firewalls, and nodes of other makers.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,17 +18,19 @@ from quiver.dht.service import DhtService
 from quiver.dht.value_store import Validator
 from quiver.live.libp2p.dialback import DialBackService
 from quiver.live.libp2p.host import Host
-from quiver.live.libp2p.identify_push import IdentifyPush
+from quiver.live.libp2p.identify_push import DEBOUNCE_S, IdentifyPush
 from quiver.live.libp2p.kad_transport import KadTransport
 from quiver.live.libp2p.reachability import Reachability, State
 from quiver.live.libp2p.table_feed import TableFeed
 from quiver.live.log import note
-from quiver.runtime import Runtime
+from quiver.runtime import Nursery, Runtime
 from quiver.wire.kad import KAD_QUIVER
 
 # What go- and js-libp2p hold as well: public keys.
 VALIDATORS: Mapping[str, Validator] = MappingProxyType({PUBLIC_KEY_NAMESPACE: PublicKeyValidator()})
 
+# After the push that tells neighbours of a new server, and after the other newcomers' pushes.
+SETTLE_S = 2 * DEBOUNCE_S
 _log = logging.getLogger("quiver.node")
 
 
@@ -52,6 +55,9 @@ class Membership:
     ) -> None:  # fmt: skip
         self.mode = mode
         self._host = host
+        self._clock = runtime.clock
+        self._is_new = asyncio.Event()
+        "Set when this node becomes a server."
         self.kad = KadTransport(host, ids, clock=runtime.clock, is_server=mode is Mode.SERVER)
         self.dht = DhtService(dataclasses.replace(runtime, transport=self.kad), validators=validators)
         self.push = IdentifyPush(host)
@@ -66,6 +72,8 @@ class Membership:
         if self.mode is Mode.AUTO and is_well != self.kad.is_server:
             self.kad.set_server(is_well)
             self.push.soon()
+            if is_well:
+                self._is_new.set()
         note(
             _log, logging.WARNING if state is State.UNREACHABLE else logging.INFO,
             f"others {'can' if state is State.REACHABLE else 'cannot'} dial this node" if state is not State.UNKNOWN
@@ -76,7 +84,14 @@ class Membership:
 
     async def run(self) -> None:
         """Keep asking whether we can be dialled, until cancelled."""
-        await self.reachability.run()
+        async with Nursery() as nursery:
+            nursery.start(self.reachability.run())
+            while True:
+                await self._is_new.wait()
+                self._is_new.clear()
+                # When we joined we were a client, and so was everybody who came with us: meet our neighbours as what we are now.
+                await self._clock.sleep(SETTLE_S)
+                await self.dht.find_node(self._host.peer_id)
 
     async def close(self) -> None:
         """Before the host closes."""
