@@ -192,6 +192,11 @@ class YamuxSession:
         return not stream.has_ended
 
     @property
+    def output_bytes(self) -> int:
+        """What `data_to_send` has."""
+        return len(self._out)
+
+    @property
     def streams_open(self) -> int:
         """Streams that are not over in both directions."""
         return len(self._streams)

@@ -188,6 +188,7 @@ class TcpEndpoint:
         """Send the goodbyes, close every socket and the port. A peer that does not read waits for nobody longer than a second."""
         for task in list(self._connecting):
             task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
         self._flush()
         if self._server is not None:
             self._server.close()

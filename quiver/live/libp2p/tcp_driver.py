@@ -313,7 +313,8 @@ class TcpDriver(StreamDriver):
         return len(self._unsent.get(stream_id, b""))
 
     def _buffered_bytes_total(self) -> int:
-        return sum(map(len, self._unsent.values()))
+        waiting = 0 if self._session is None else self._session.output_bytes
+        return waiting + sum(map(len, self._unsent.values()))
 
     def _reset_sending(self, stream_id: int, code: int) -> None:
         self._drop(stream_id)

@@ -263,8 +263,9 @@ def test_a_close_still_delivers_what_was_written_before_it():
     pair.client.finish(mine)
     pair.client.close(0, "done")
     pair.carry(pair.client)
-    assert theirs.has_ended
     assert pair.closed(pair.server)
+    assert drain(pair.server, theirs) == [b"x" * 90_000] and theirs.has_ended and theirs.read_code is None
+    assert theirs.write_code == WireCode.SHUTDOWN
 
 
 def test_a_handshake_that_stalls_anywhere_ends_at_its_deadline():
