@@ -76,7 +76,7 @@ class KademliaWorld:
         self.trace = RunTrace()
         self.params = params or Params.default()
         self.hops: list[int] = []
-        self.trace.subscribe(lambda event: self.hops.append(event.hops), LookupFinished)
+        self.trace.subscribe(self.on_lookup, LookupFinished)
         self.network = Network(
             self.env,
             links or UniformLinks(0.05),
@@ -90,6 +90,10 @@ class KademliaWorld:
         # One generator for all: a generator of its own would cost each node 2.5 kB, and draws are rare.
         self._rng = self.substreams.stream("kademlia", "nodes")
         self.services = [self._node(index) for index in range(nodes)]
+
+    def on_lookup(self, event: LookupFinished) -> None:
+        """A lookup of any node ended."""
+        self.hops.append(event.hops)
 
     def _node(self, index: int) -> DhtService:
         return self.start(self.network.node(self.make_peer_id("node", index), index=index))

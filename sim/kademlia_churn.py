@@ -16,6 +16,7 @@ from quiver.dht.service import DhtService
 from quiver.errors import Unavailable
 from quiver.params import Params
 from quiver.runtime import Nursery
+from quiver.trace import LookupFinished
 from sim.churn import Churn
 from sim.garbage import quiet_collector
 from sim.kademlia import KNOWN, KademliaWorld, compute_quantile
@@ -28,7 +29,7 @@ CHECK_S = 60.0
 
 
 class ChurnResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run did. A lookup counts if its target was in the network when it began."""
+    """What one run did. A lookup counts if its target was in the network when it began, and its asker when it ended."""
 
     nodes: int
     up_mean: float
@@ -73,9 +74,15 @@ class ChurnWorld(KademliaWorld):
         self.ghosts = self.records_checked = self.stale_records = 0
         self.ghost_age_s_max = 0.0
         self.up_counts: list[int] = []
+        self._index_of = {service.me.peer_id: index for index, service in enumerate(self.services)}
         # Everybody begins switched off.
         for service in self.services:
             self.network.nodes[service.me.peer_id].crash()
+
+    def on_lookup(self, event: LookupFinished) -> None:
+        """Hops of lookups of nodes; a node's upkeep and the lookups of keys are not among them."""
+        if event.found and event.key in self._index_of:
+            self.hops.append(event.hops)
 
     # ---- nodes
 
@@ -121,24 +128,28 @@ class ChurnWorld(KademliaWorld):
 
     # ---- what is measured
 
-    async def look_up(self, rng: random.Random, interval_s: float) -> None:
-        """For ever: a random node looks for a random node, then for a random provider's key."""
-        while True:
-            await self.clock.sleep(interval_s * rng.expovariate(1.0))
-            source, target = rng.sample(self.up, 2)
-            await self._find_node(self.services[source], target)
-            await self._find_provider(self.services[source], rng.randrange(0, len(self.services), PROVIDES_EVERY))
+    async def look_up(self, rng: random.Random, per_s: float) -> None:
+        """For ever, `per_s` times a second on average: a random node looks for another, and for a random provider's key."""
+        async with Nursery() as nursery:
+            while True:
+                await self.clock.sleep(rng.expovariate(per_s))
+                source, target = rng.sample(self.up, 2)
+                nursery.start(self._find_node(source, target))
+                nursery.start(self._find_provider(source, rng.randrange(0, len(self.services), PROVIDES_EVERY)))
 
-    async def _find_node(self, source: DhtService, target: int) -> None:
-        key = self.peer_id(target)
-        nearest = await source.find_node(key)
-        self.lookups += 1
-        self.found += bool(nearest) and nearest[0].peer_id == key
+    async def _find_node(self, source: int, target: int) -> None:
+        service, key = self.services[source], self.peer_id(target)
+        nearest = await service.find_node(key)
+        if self._is_on(source, service):
+            self.lookups += 1
+            self.found += bool(nearest) and nearest[0].peer_id == key
 
-    async def _find_provider(self, source: DhtService, provider: int) -> None:
-        was_up, gone_s = provider in self._places, self.gone_s[provider]
-        infos = await source.find_providers(self._keys[provider])
+    async def _find_provider(self, source: int, provider: int) -> None:
+        service, was_up, gone_s = self.services[source], provider in self._places, self.gone_s[provider]
+        infos = await service.find_providers(self._keys[provider])
         named = self.peer_id(provider) in [info.peer_id for info in infos]
+        if not self._is_on(source, service):
+            return
         if was_up:
             self.provider_lookups += 1
             self.providers_found += named
@@ -147,9 +158,12 @@ class ChurnWorld(KademliaWorld):
             self.ghosts += 1
             self.ghost_age_s_max = max(self.ghost_age_s_max, self.env.now - gone_s)
 
+    def _is_on(self, index: int, service: DhtService) -> bool:
+        """Whether node `index` still lives the life of `service`; who was switched off finds nothing, and that counts for nothing."""
+        return self.services[index] is service and self.gone_s[index] == math.inf
+
     async def check(self) -> None:
         """For ever: no store holds a record of a node gone for longer than a lease."""
-        index_of = {self.peer_id(index): index for index in range(0, len(self.services), PROVIDES_EVERY)}
         while True:
             await self.clock.sleep(CHECK_S)
             now = self.env.now
@@ -158,7 +172,7 @@ class ChurnWorld(KademliaWorld):
                 for _, info in self.services[index].records.unexpired(now):
                     self.records_checked += 1
                     # An announcement may have been under way when its sender was switched off.
-                    late_s = now - self.gone_s[index_of[info.peer_id]] - self.params.rpc_timeout_s
+                    late_s = now - self.gone_s[self._index_of[info.peer_id]] - self.params.rpc_timeout_s
                     self.stale_records += late_s > self.params.lease_s
 
 
@@ -178,9 +192,7 @@ def run_kademlia_churn(
             await world.clock.sleep(warm_s)
             world.hops.clear()
             nursery.start(world.check())
-            # As many lookups at once as there are workers, each of which rests a second on average.
-            for _ in range(max(round(lookups_per_s), 1)):
-                nursery.start(world.look_up(rng, max(round(lookups_per_s), 1) / lookups_per_s))
+            nursery.start(world.look_up(rng, lookups_per_s))
             await world.clock.sleep(duration_s)
             nursery.cancel()
 

@@ -12,7 +12,7 @@ from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import parse_peer_id, peer_id_text
 from quiver.live.libp2p.host import Host, Kind
 from quiver.ports import Stream
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, NodeLimits
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import encode_frame
 from quiver.wire.multiaddr import from_text, to_text
@@ -106,9 +106,11 @@ class Way(NamedTuple):
         )
 
     @asynccontextmanager
-    async def opened(self, host: str = "127.0.0.1", *, limits: Limits | None = None) -> AsyncIterator[Host]:
+    async def opened(
+        self, host: str = "127.0.0.1", *, limits: Limits | None = None, node_limits: NodeLimits | None = None
+    ) -> AsyncIterator[Host]:
         """A node of ours with a key of its own, that knows no other way."""
-        node = Host(KeyPair(os.urandom(32)), host=host, kinds=(self.kind,), limits=limits)
+        node = Host(KeyPair(os.urandom(32)), host=host, kinds=(self.kind,), limits=limits, node_limits=node_limits)
         await node.start()
         try:
             yield node

@@ -1,0 +1,40 @@
+"""The specification names every refusal and states the limits that the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from quiver.quic.limits import Limits, NodeLimits, Refusal
+from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
+
+SECTION = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text().split("### Limits")[1].split("\n## ")[0]
+
+
+def row(start):
+    """The numbers in the row that begins with `start`."""
+    line = next(line for line in SECTION.splitlines() if line.startswith(f"| {start} |"))
+    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?<!,)", line.split("|")[2])]
+
+
+def of(bound):
+    return [bound.incoming, bound.outgoing, bound.total]
+
+
+def test_every_refusal_is_named():
+    assert set(re.findall(r"`([a-z_]+)`", SECTION)) >= {kind.value for kind in Refusal}
+
+
+def test_the_numbers_are_those_of_the_code():
+    node, one = NodeLimits(), Limits()
+    assert row("connections") == of(node.connections)
+    special = [limit for name, bound in node.protocols_and_peers[:2] for limit in of(bound)]
+    assert row("of a protocol and a peer") == of(node.streams_per_protocol_and_peer) + special
+    assert row("of a protocol") == of(node.streams_per_protocol)
+    assert row("streams") == of(node.streams)
+    assert row("half-open") == [node.half_open_max, node.half_open_grace_s]
+    assert row("handshake") == [one.handshake_timeout_s]
+    assert row("naming a protocol") == [NEGOTIATION_TIMEOUT_S]
+    assert row("streams that the peer resets or that come to nothing")[:2] == [one.waste.burst, one.waste.per_s]
+    assert row("new ones of an IPv4 address or IPv6 /56") == [node.connection_rate.burst, node.connection_rate.per_s]
+    assert f"With {node.retry_threshold} half-open" in SECTION
