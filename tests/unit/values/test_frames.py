@@ -13,7 +13,7 @@ from quiver.ids import ChannelId, ModelId, RequestId
 from quiver.values import frames
 from quiver.values.receipt import Acknowledgement, ChannelHead
 from quiver.values.request import Dialect, Qos
-from quiver.wire.protocols import ACKS, INFERENCE, KAD, OFFER, RECEIPTS
+from quiver.wire.protocols import ACKS, DIALBACK, INFERENCE, KAD, OFFER, RECEIPTS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text("utf-8")
 EVERY = [*typing.get_args(frames.InferenceFrame), frames.AckFrame, *typing.get_args(frames.ReceiptsFrame)]
@@ -50,7 +50,7 @@ def test_the_table_of_protocols_is_the_code():
             continue
         number, unit = largest.split()
         described[protocol] = int(number) * units[unit]
-    assert described == {codec.id: codec.frame_bytes_max for codec in (KAD, OFFER, INFERENCE, ACKS, RECEIPTS)}
+    assert described == {codec.id: codec.frame_bytes_max for codec in (KAD, OFFER, INFERENCE, ACKS, RECEIPTS, DIALBACK)}
 
 
 # version 1.0 | array | tag | fields; c4 xx are bytes of length xx, a0 + n text, cb a double.
