@@ -27,9 +27,9 @@ AMOUNT = 5
 class Seller:
     """`await start(...)`, then `sell` as a task. `acknowledged` maps a receipt's seq to its digest."""
 
-    def __init__(self, number, payer):
+    def __init__(self, number, payer, network):
         self.keys, self.payer = KeyPair(bytes([number]) * 32), payer
-        self.transport = Host(self.keys, limits=LIMITS)
+        self.transport = Host(self.keys, limits=LIMITS, network=network)
         self.acknowledged, self.heads = {}, {0: ChannelHead()}
         self.repeated = 0
         "Batches that were durable although their answer was lost."

@@ -77,7 +77,7 @@ async def crash_often(directory, network, payer):
         clock=LiveClock(), **{name: parse_account(text, where=name) for name, text in where.items()},
     )  # fmt: skip
     await ledger.submit(Deposit(sender=payer.account, amount=SELLERS * 1_000_000))
-    sellers = [Seller(number, payer) for number in range(1, SELLERS + 1)]
+    sellers = [Seller(number, payer, network.prefix()) for number in range(1, SELLERS + 1)]
     aggregator, stop = Aggregator(directory), asyncio.Event()
     first_epoch = LiveClock().utc_ms() // EPOCH_MS
     try:
