@@ -16,6 +16,7 @@ from types import MappingProxyType
 from quiver.dht.public_key import PUBLIC_KEY_NAMESPACE, PublicKeyValidator
 from quiver.dht.service import DhtService
 from quiver.dht.value_store import Validator
+from quiver.ids import PeerId, short
 from quiver.live.libp2p.dialback import DialBackService
 from quiver.live.libp2p.host import Host
 from quiver.live.libp2p.identify_push import DEBOUNCE_S, IdentifyPush
@@ -24,6 +25,8 @@ from quiver.live.libp2p.reachability import Reachability, State
 from quiver.live.libp2p.table_feed import TableFeed
 from quiver.live.log import note
 from quiver.runtime import Nursery, Runtime
+from quiver.values.identify import Identify
+from quiver.values.peer import PeerInfo
 from quiver.wire.kad import KAD_QUIVER
 
 # What go- and js-libp2p hold as well: public keys.
@@ -31,6 +34,8 @@ VALIDATORS: Mapping[str, Validator] = MappingProxyType({PUBLIC_KEY_NAMESPACE: Pu
 
 # After the push that tells neighbours of a new server, and after the other newcomers' pushes.
 SETTLE_S = 2 * DEBOUNCE_S
+# Nodes of other networks whose refusal is remembered and logged.
+FOREIGN_MAX = 256
 _log = logging.getLogger("quiver.node")
 
 
@@ -63,8 +68,24 @@ class Membership:
         self.push = IdentifyPush(host)
         self.reachability = Reachability(host, runtime.clock, on_change=self._on_reachability)
         self._feed = TableFeed(host, self.kad, self.dht)
+        self._foreign: dict[PeerId, str] = {}
+        host.identify.listeners.append(self._on_identified)
         if mode is not Mode.CLIENT:
             DialBackService(host, runtime.clock)
+
+    def _on_identified(self, peer: PeerId, told: Identify) -> None:
+        """The host turns nodes of other networks away; here it is said, once for each."""
+        reason = self._host.foreign_reason(told)
+        if reason and peer not in self._foreign and len(self._foreign) < FOREIGN_MAX:
+            note(_log, logging.WARNING, f"turned away: {reason}", peer=peer)
+            self._foreign[peer] = reason
+
+    def why_silent(self, peers: Sequence[PeerInfo]) -> str:
+        """What is known of `peers` that answered nothing; a clause to follow an error."""
+        reasons = [
+            f"{short(one.peer_id)}: {self._foreign[one.peer_id]}" for one in peers if one.peer_id in self._foreign
+        ]
+        return f" ({'; '.join(reasons)})" if reasons else ""
 
     def _on_reachability(self, state: State) -> None:
         """A node that others cannot dial answers no questions, or they would wait for it in vain."""

@@ -127,7 +127,7 @@ async def join(node: Node) -> None:
             await node.dht.bootstrap(others)
             break
         except Unavailable as error:
-            note(_log, logging.WARNING, f"not joined yet: {error}", retry_s=wait_s)
+            note(_log, logging.WARNING, f"not joined yet: {error}{node.membership.why_silent(others)}", retry_s=wait_s)
             await runtime.clock.sleep(wait_s)
             wait_s = min(2 * wait_s, JOIN_RETRY_S_MAX)
     note(_log, logging.INFO, "joined", peers=len(node.dht.table), through=[short(info.peer_id) for info in others])

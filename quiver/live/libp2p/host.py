@@ -142,11 +142,16 @@ class Host:
 
     def _check_network(self, peer: PeerId, told: Identify) -> None:
         """Two networks never mix: neither finds a protocol of the other, and here both learn why."""
-        ours = f"{OURS}{self._network}/"
-        theirs = [protocol for protocol in told.protocols if protocol.startswith(OURS)]
-        if self._network and theirs and not any(protocol.startswith(ours) for protocol in theirs):
-            reason = f"another network: {self._network} here, {theirs[0].split('/')[2]} there"
+        reason = self.foreign_reason(told)
+        if reason:
             self._transport.swarm.close_peer(peer, CLOSE_GATED, reason)
+
+    def foreign_reason(self, told: Identify) -> str:
+        """The network or version a node of QUIVer belongs to if it is not ours, else nothing; strangers are of no network."""
+        theirs = [protocol for protocol in told.protocols if protocol.startswith(OURS)]
+        if not self._network or not theirs or any(one.startswith(f"{OURS}{self._network}/") for one in theirs):
+            return ""
+        return f"another network or version: it speaks {theirs[0]}, and here it is {OURS}{self._network}/"
 
     def _bound(self) -> tuple[bytes, ...]:
         """A node bound to all interfaces cannot know its outer address: without `announce` it is reached by nobody new."""
