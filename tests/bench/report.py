@@ -117,7 +117,7 @@ def make_report(rows: Sequence[Row], machine: Machine) -> str:
         "",
         f"{missed} of {len(ordered)} rows miss their goal.",
         "",
-        "All figures are CPU time, ours and the peer's measured in turn within one run. A ratio is ours over the peer or",
+        "All figures but rates are CPU time, ours and the peer's measured in turn within one run. A ratio is ours over the peer or",
         "the limit. `met`: yes; missed, between floor and goal; FAIL, below the floor; - without a goal. Caches and the clock of a machine",
         "that does other work too still move CPU time: compare the load average with the number of cores.",
         "",

@@ -5,6 +5,7 @@
 // Everything is js-libp2p's own, with its default limits unless an option says otherwise. `../py/peer.py` takes the same
 // commands. Options, as one JSON argument: `listen` (multiaddrs), `kad` (protocol id), `inbound_per_second`.
 
+import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { quic } from '@chainsafe/libp2p-quic'
@@ -24,7 +25,10 @@ import * as digest from 'multiformats/hashes/digest'
 const ECHO = '/quiver/interop/echo/1.0.0'
 const COUNT = '/quiver/interop/count/1.0.0'
 const RESET = '/quiver/interop/reset/1.0.0'
+const ANSWER = '/quiver/interop/answer/1.0.0'
 const FRAME_BYTES = 32_000
+// A round trip as tests/bench measures it: payload bytes of its two frames, and more streams than it has open at once.
+const [QUESTION_BYTES, ANSWER_BYTES, ANSWER_STREAMS_MAX] = [200, 400, 1000]
 // The longest of js-libp2p's own deadlines is that of a dial, 10 s.
 const COMMAND_MS = 15_000
 const SHA2_256 = 0x12
@@ -117,6 +121,21 @@ await node.handle(RESET, async stream => {
     return
   }
 })
+
+const question = frame(Buffer.alloc(QUESTION_BYTES))
+const answerFrame = frame(Buffer.alloc(ANSWER_BYTES))
+
+await node.handle(ANSWER, async stream => {
+  let left = question.length
+  for await (const chunk of chunks(stream)) {
+    left -= chunk.byteLength
+    if (left <= 0) {
+      break
+    }
+  }
+  await send(stream, answerFrame)
+  await stream.close()
+}, { maxInboundStreams: ANSWER_STREAMS_MAX })
 
 // ---- what we do when told
 
@@ -226,6 +245,29 @@ const commands = {
     await chunks(stream).next()
     stream.abort(new Error('as told'))
     return null
+  },
+
+  // Round trips, each on a stream of its own, `at_once` under way at a time; how long they took all together.
+  async ask ({ peer, requests, at_once: atOnce }) {
+    const [connection] = node.getConnections(peerIdFromString(peer))
+    const began = performance.now()
+    let left = requests
+    const work = async () => {
+      while (left-- > 0) {
+        const stream = await connection.newStream(ANSWER, { maxOutboundStreams: ANSWER_STREAMS_MAX })
+        await send(stream, question)
+        assert.equal((await readAll(stream)).length, answerFrame.length)
+        await stream.close()
+      }
+    }
+    await Promise.all(Array.from({ length: atOnce }, work))
+    return { seconds: (performance.now() - began) / 1000 }
+  },
+
+  // CPU time of this process and all its threads so far, in seconds.
+  async cpu () {
+    const { user, system } = process.cpuUsage()
+    return (user + system) / 1e6
   },
 
   // Serves one more protocol: peers that are connected are told so by identify's push.
