@@ -50,6 +50,7 @@ class PeerConnection(QuicConnection):
         self._judge = judge
         self._expected_peer = expected_peer
         self._streams = _Streams()
+        self._window = configuration.max_stream_data
         self._unread: dict[int, int] = {}
         self._unread_total = 0
         # libp2p opens bidirectional streams only.
@@ -122,7 +123,7 @@ class PeerConnection(QuicConnection):
 
     def _stream_credit(self, stream: QuicStream) -> int:
         """The limit the peer should have; the present one until at least half a window more can be granted."""
-        window = self._configuration.max_stream_data
+        window = self._window
         assert stream.stream_id is not None
         limit = stream.receiver.starting_offset() - self._unread.get(stream.stream_id, 0) + window
         present = stream.max_stream_data_local
@@ -135,10 +136,14 @@ class PeerConnection(QuicConnection):
         return limit if limit - present >= window // 2 else present
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
-        # Called for every stream and packet: most have nothing to say.
-        if stream.receiver.is_finished:
+        # Called for every stream and packet: most have nothing to say, and those must cost little.
+        receiver, present = stream.receiver, stream.max_stream_data_local
+        if receiver.is_finished:
             return
-        present = stream.max_stream_data_local
+        window = self._window
+        if present == stream.max_stream_data_local_sent and receiver.starting_offset() + window - present < window // 2:
+            # Whatever was read, less than half a window was received since: there is no credit to give yet.
+            return
         stream.max_stream_data_local = self._stream_credit(stream)
         if stream.max_stream_data_local == present == stream.max_stream_data_local_sent:
             return
