@@ -27,8 +27,7 @@ CLOSE_RESOURCE_LIMIT, CLOSE_RATE_LIMITED, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLA
 # For naming a protocol, and then for the whole question of an rpc.
 NEGOTIATION_TIMEOUT_S = 10.0
 
-# Protocols we dial are few.
-_proposal = lru_cache(maxsize=256)(encode_proposal)
+_proposal = lru_cache(maxsize=256)(encode_proposal)  # protocols we dial are few
 
 
 def _count_nothing(_: Refusal) -> None:
