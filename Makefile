@@ -104,7 +104,7 @@ check-long: FUZZ_S = 300
 check-long: bench real-llm interop fuzz  ## bench with its floors enforced, a real engine, fuzzing for half an hour, then the tests that take minutes
 	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
 
-bench: evm  ## measure; tables in out/bench; fails below a floor
+bench: evm interop  ## measure; tables in out/bench; fails below a floor
 	$(BIN)/python -m tests.bench
 
 # Two packages, 170 MB, pinned by their hashes; nothing else needs them.

@@ -7,9 +7,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from quiver.identity.peer_id import peer_id_text
+from quiver.dht.public_key import public_key_record_key
+from quiver.errors import QuiverError
+from quiver.identity.keys import KeyPair
+from quiver.identity.peer_id import encode_public_key, peer_id_text
 from quiver.live.libp2p.host import Kind
+from quiver.values.kad import KadMessage, KadType, Record
 from quiver.wire.multiaddr import to_text
+from quiver.wire.protocols import KAD as KAD_SPEC
 from tests.interop.conftest import KAD
 from tests.interop.met import Background, Met, info_of, know_each_other, member, multihash, peer_id_of, running
 from tests.interop.ours import address
@@ -118,5 +123,31 @@ def test_our_value_is_held_by_it(run, met):
         name = f"/interop/{os.urandom(8).hex()}"
         assert await met.near.dht.put_value(name.encode(), b"\x00\xff") == 2
         assert await met.other.call("get", key=name) == "00ff"
+
+    run(story())
+
+
+def test_public_keys_are_values_that_both_check(run, met):
+    """In /pk, which go- and js-libp2p hold as well. py-libp2p's keys of values are text, and these are not."""
+    if met.other.kind == "py":
+        pytest.skip("py-libp2p 0.8.1 takes no binary key of a value")
+
+    async def story():
+        mine, theirs, another = (KeyPair(os.urandom(32)) for _ in range(3))
+        values = [encode_public_key(one.public_key).hex() for one in (mine, theirs, another)]
+        assert await met.near.dht.put_value(public_key_record_key(mine.peer_id), bytes.fromhex(values[0])) == 2
+        key = public_key_record_key(mine.peer_id).hex()
+        assert await met.other.call("get", key=key, encoding="hex") == values[0]
+        key = public_key_record_key(theirs.peer_id)
+        assert await met.other.call("put", key=key.hex(), value=values[1], encoding="hex") == []
+        assert await met.far.dht.get_value(key) == bytes.fromhex(values[1])
+        # A key under the name of another peer: js-libp2p sends it out, and none of us takes it.
+        key = public_key_record_key(another.peer_id)
+        refusals = await met.other.call("put", key=key.hex(), value=values[0], encoding="hex")
+        assert len(refusals) == 2
+        # Nor does js-libp2p from us.
+        message = KadMessage(type=KadType.PUT_VALUE, key=key, record=Record(key=key, value=bytes.fromhex(values[0])))
+        with pytest.raises(QuiverError):
+            await met.near.membership.kad.rpc(peer_id_of(met.other), KAD_SPEC, message, timeout_s=5)
 
     run(story())

@@ -313,14 +313,14 @@ const commands = {
     return [...found.values()]
   },
 
-  // `key` is text like /interop/name, `value` is hex.
-  async put ({ key, value }) {
-    const found = await events(node.services.dht.put(Buffer.from(key), Buffer.from(value, 'hex'), { signal: signal() }))
+  // `key` is text like /interop/name, or hex if `encoding` says so; `value` is hex.
+  async put ({ key, value, encoding }) {
+    const found = await events(node.services.dht.put(Buffer.from(key, encoding), Buffer.from(value, 'hex'), { signal: signal() }))
     return found.filter(one => one.name === 'QUERY_ERROR').map(one => String(one.error))
   },
 
-  async get ({ key }) {
-    const found = await events(node.services.dht.get(Buffer.from(key), { signal: signal() }))
+  async get ({ key, encoding }) {
+    const found = await events(node.services.dht.get(Buffer.from(key, encoding), { signal: signal() }))
     const values = found.filter(one => one.name === 'VALUE')
     return values.length > 0 ? Buffer.from(values.at(-1).value).toString('hex') : null
   },
