@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from eth_abi.abi import encode
 
 from quiver.errors import SettlementError, UsageError
@@ -184,6 +185,18 @@ def proof_of(transaction: Transaction) -> tuple[int, Proof | MultiProof] | None:
             return epoch, many
         case _:
             return None
+
+
+def place_nowhere(transaction: Transaction) -> Transaction:
+    """The same with a proof that no tree has room for: the contract refuses it, in its own order of checks."""
+    match transaction:
+        case Claim(proof=proof) | AnswerOmission(proof=proof) | ChallengeLeaf(proof=proof):
+            return msgspec.structs.replace(transaction, proof=msgspec.structs.replace(proof, index=UINT64_MAX))
+        case ClaimBatch(proof=many):
+            nowhere = msgspec.structs.replace(many, indices=(UINT64_MAX,) * len(many.indices))
+            return msgspec.structs.replace(transaction, proof=nowhere)
+        case _:
+            return transaction
 
 
 def _epoch(number: int) -> int:

@@ -28,7 +28,7 @@ from quiver.live.chain.answers import (
     read_refusal,
 )
 from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact, selector
-from quiver.live.chain.calls import FAULT_NUMBERS, encode_call, proof_of
+from quiver.live.chain.calls import FAULT_NUMBERS, encode_call, place_nowhere, proof_of
 from quiver.params import Params
 from quiver.ports import Clock
 from quiver.settlement.accounts import NOBODY, SUPPLY_MAX
@@ -88,8 +88,7 @@ class EvmChain:
 
     def apply(self, transaction: Transaction, now_ms: int) -> LedgerEvent:
         """The event of an accepted transaction; `SettlementError(reason)` and no change for a refused one."""
-        calldata, value = encode_call(transaction), 0
-        self._check_count(transaction)
+        calldata, value = self._calldata(transaction), 0
         self._next_block(now_ms)
         if isinstance(transaction, Deposit) and self._token == NOBODY:
             value = min(transaction.amount, SUPPLY_MAX) * self._unit
@@ -145,16 +144,14 @@ class EvmChain:
         """An account's coin, outside the contract's books, in the chain's smallest unit."""
         return int(self.engine.get_balance(hex_address(account)))
 
-    def _check_count(self, transaction: Transaction) -> None:
+    def _calldata(self, transaction: Transaction) -> bytes:
         carried = proof_of(transaction)
-        if carried is None:
-            return
-        number, proof = carried
-        committed = self.epoch(number)
-        if committed is not None and committed.commitment.count != proof.count:
-            raise SettlementError(
-                "bad_proof", f"the proof is for {proof.count} leaves, the commitment has {committed.commitment.count}"
-            )
+        if carried is not None:
+            number, proof = carried
+            committed = self.epoch(number)
+            if committed is not None and committed.commitment.count != proof.count:
+                transaction = place_nowhere(transaction)
+        return encode_call(transaction)
 
     def _next_block(self, now_ms: int) -> None:
         self._block += 1

@@ -334,3 +334,12 @@ def test_a_root_whose_count_is_not_its_trees_proves_nothing(court):
         court.refuse("bad_proof", ChallengeLeaf(sender=WATCHER, leaf=leaf, proof=proof))
     court.send(ClaimDirect(sender=WATCHER, acknowledgement=ack))
     assert court.contract.balance(PROVIDER) == 60
+
+
+def test_a_late_accusation_is_late_whatever_its_proof_says(court):
+    leaf = court.leaf(court.channel, 60)
+    court.post(leaf, court.leaf(court.other, 50))
+    other_count = msgspec.structs.replace(court.tree.proof(0), count=3)
+    court.refuse("bad_proof", ChallengeLeaf(sender=WATCHER, leaf=leaf, proof=other_count))
+    court.now_ms += WINDOW_MS
+    court.refuse("window_closed", ChallengeLeaf(sender=WATCHER, leaf=leaf, proof=other_count))
