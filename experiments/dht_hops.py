@@ -85,13 +85,13 @@ def find(frame: pd.DataFrame) -> str:
 def figure(frame: pd.DataFrame) -> Figure:
     """Mean and 95th percentile over the size."""
     table = summarise(frame)
-    drawing, axes = style.subplots(1, 1, figsize=(7, 4))
+    drawing, axes = style.subplots(1, 1, figsize=(11, 4))
     axes.plot(table["nodes"], table["mean"], marker="o", label="mean")
     axes.fill_between(table["nodes"], table["low"], table["high"], alpha=0.3, linewidth=0)
     axes.plot(table["nodes"], table["p95"], marker="s", linestyle=":", label="95th percentile")
     axes.plot(table["nodes"], theory(table["nodes"], table["mean"].iloc[0]), linestyle="--", label="theory, mean")
     axes.set(xscale="log", xlabel="nodes", ylabel="hops to the target", ylim=(0, None))
-    axes.legend()
+    axes.legend(loc="lower right")
     return drawing
 
 
