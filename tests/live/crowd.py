@@ -1,4 +1,4 @@
-"""Several nodes in one process, driven over JSON lines: `python -m tests.live.crowd FIRST COUNT [BOOTSTRAP]`.
+"""Several nodes in one process, driven over JSON lines: `python -m tests.live.crowd FIRST COUNT HOST [BOOTSTRAP]`.
 
 Says `{"bootstrap": ..., "peers": [...]}` once all of them listen. Then each line of standard input is a command, answered with one
 line: `join`, `provide`, `find NUMBER...`. Ends with its standard input.
@@ -15,6 +15,7 @@ from quiver.errors import Unavailable
 from quiver.identity.peer_id import peer_id_text
 from quiver.live.clock import LiveClock
 from quiver.live.config import parse_peer
+from quiver.live.libp2p.host import Kind
 from quiver.live.libp2p.reachability import State
 from quiver.live.membership import Mode
 from quiver.params import Params
@@ -24,10 +25,10 @@ from quiver.wire.multiaddr import to_text
 from tests.live.meeting import Peer
 
 # k is small beside forty nodes, so that a record has to be looked for; what waits for the dead is short.
-PARAMS = Params(k=8, rpc_timeout_s=2.0, dial_timeout_s=2.0, bucket_refresh_s=5.0, lease_s=15.0, republish_s=5.0)
+PARAMS = Params(k=8, rpc_timeout_s=4.0, dial_timeout_s=4.0, bucket_refresh_s=5.0, lease_s=24.0, republish_s=6.0)
 LIMITS = Limits(idle_timeout_s=4.0, handshake_timeout_s=5.0)
-# What one node looks for at a time.
-LOOKUPS = 8
+# What one node looks for at a time: with more, forty nodes on two cores would only queue for one another.
+LOOKUPS = 2
 
 
 def key_of(number):
@@ -36,11 +37,18 @@ def key_of(number):
 
 
 class Crowd:
-    def __init__(self, first, count, bootstrap):
+    def __init__(self, first, count, host, bootstrap):
         # The first node of all is the bootstrap.
         self.numbers = range(first, first + count)
         self.peers = [
-            Peer(number + 1, mode=Mode.AUTO if bootstrap else Mode.SERVER, params=PARAMS, limits=LIMITS)
+            Peer(
+                number + 1,
+                mode=Mode.AUTO if bootstrap else Mode.SERVER,
+                params=PARAMS,
+                limits=LIMITS,
+                host=host,
+                kinds=(Kind.QUIC,),
+            )
             for number in self.numbers
         ]
         if not bootstrap:
@@ -72,7 +80,7 @@ class Crowd:
                         await peer.dht.bootstrap([known])
                         break
                     except Unavailable:
-                        # As a node does: so many at once on a small machine, and questions wait for two seconds here.
+                        # As a node does: so many at once on a small machine, and questions do not wait long here.
                         await asyncio.sleep(0.2)
                 assert (await peer.dht.find_node(known.peer_id))[0].peer_id == known.peer_id
             return self.clock.now() - started_s
@@ -84,28 +92,34 @@ class Crowd:
         return {"lookup_s": times_s, "servers": sum(peer.membership.kad.is_server for peer in self.peers)}
 
     async def provide(self):
-        """How many peers hold the record of each."""
-        return await asyncio.gather(
-            *[peer.dht.provide(key_of(number)) for peer, number in zip(self.peers, self.numbers, strict=True)]
-        )
+        """How many peers hold the record of each; as a node does, it asks until somebody holds it."""
 
-    async def find(self, *numbers):
-        """Whom each node here finds for each number, as peer ids."""
+        async def one(peer, number):
+            while not (held := await peer.dht.provide(key_of(number))):
+                await asyncio.sleep(0.2)
+            return held
 
-        async def one(peer):
+        return await asyncio.gather(*map(one, self.peers, self.numbers))
+
+    async def find(self, step, *numbers):
+        """Whom the nodes here find for the numbers, as [number, peer ids]: each looks for every `step`-th, from another one on."""
+
+        async def one(place, peer):
             gate = asyncio.Semaphore(LOOKUPS)
 
             async def look(number):
                 async with gate:
-                    return [info.peer_id.hex() for info in await peer.dht.find_providers(key_of(int(number)))]
+                    found = await peer.dht.find_providers(key_of(int(number)))
+                    return int(number), [info.peer_id.hex() for info in found]
 
-            return await asyncio.gather(*map(look, numbers))
+            return await asyncio.gather(*map(look, numbers[place % int(step) :: int(step)]))
 
-        return await asyncio.gather(*map(one, self.peers))
+        answers = await asyncio.gather(*[one(place, peer) for place, peer in enumerate(self.peers)])
+        return [answer for row in answers for answer in row]
 
 
-async def main(first, count, bootstrap=""):
-    crowd = Crowd(int(first), int(count), bootstrap)
+async def main(first, count, host, bootstrap=""):
+    crowd = Crowd(int(first), int(count), host, bootstrap)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
