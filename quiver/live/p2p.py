@@ -67,7 +67,7 @@ class Session:
         try:
             await self.membership.dht.bootstrap(self.known)
         except Unavailable as error:
-            raise Unavailable(f"{error}{await self._hint()}") from error
+            raise Unavailable(f"{error}{self.membership.why_silent(self.known)}{await self._hint()}") from error
 
     async def _hint(self) -> str:
         for info in self.known:
@@ -203,12 +203,8 @@ async def ping(given: argparse.Namespace) -> Report:
         began_s = clock.now()
         link = await session.host.swarm.connect(peer)
         connect_ms = 1000 * (clock.now() - began_s)
-        times_ms: list[float | None] = []
-        for _ in range(given.count):
-            try:
-                times_ms.append(1000 * await session.host.pings.ping(peer, timeout_s=session.timeout_s))
-            except Unavailable:
-                times_ms.append(None)
+        times_s = await session.host.pings.series(peer, given.count, timeout_s=session.timeout_s)
+        times_ms = [1000 * time_s for time_s in times_s] + [None] * (given.count - len(times_s))
         where = multiaddr.to_text(link.return_address) if link.return_address else ":".join(map(str, link.address[:2]))
     got = [time_ms for time_ms in times_ms if time_ms is not None]
     data = {"peer": peer_id_text(peer), "address": where, "connect_ms": connect_ms, "rtt_ms": times_ms}

@@ -83,6 +83,16 @@ def test_ping(kind):
     play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_many_pings_share_a_stream(kind):
+    async def story(a, b):
+        a.learn(b.local_info())
+        times_s = await a.pings.series(b.peer_id, 20)
+        assert len(times_s) == 20 and all(0.0 < time_s < 1.0 for time_s in times_s)
+
+    play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
+
+
 def test_a_third_ping_stream_of_one_peer_is_refused():
     async def story(a, b):
         a.learn(b.local_info())
