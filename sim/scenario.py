@@ -25,8 +25,8 @@ from sim import data
 from sim.churn import check_churn
 from sim.fingerprint import describe_plug
 from sim.hardware import HARDWARE
-from sim.library import WORKLOAD, make_workload
 from sim.machine import SERVICE
+from sim.named_workloads import WORKLOAD, make_workload
 from sim.plug import Plug, PlugPoint, plug_name
 from sim.pricing import PRICING
 from sim.rules import JITTER, LINKS, LOSS
@@ -59,7 +59,7 @@ class Scenario:
     "Requests that arrive earlier are kept in the frames, but cut from summaries."
     drain_s: float = 300.0
     workload: Plug = "azure-conv"
-    "A name of `sim.library`, a `Workload`, or what makes one of (seed)."
+    "A name of `sim.named_workloads`, a `Workload`, or what makes one of (seed)."
     arrivals: float = 1.0
     "Factor on the workload's arrival rate."
     load: float | None = None

@@ -100,7 +100,7 @@ class Workload:
     @classmethod
     def named(cls, name: str, *, fallback: bool = False, seed: int = 0) -> Workload:
         """azure-conv, azure-code, mooncake, servegen-MODEL; with `fallback`, the synthetic twin if the data is missing."""
-        from sim.library import make_workload  # it reads Workloads, so it imports this file
+        from sim.named_workloads import make_workload  # it reads Workloads, so it imports this file
 
         return make_workload(name, seed=seed, fallback=fallback)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TypeAlias
 
 FORMAT = argparse.RawDescriptionHelpFormatter
 PINGS = 5
@@ -19,9 +20,10 @@ _KEY_HELP = (
     "a model's digest (64 hex digits), a CID, 0x and the hex digits of a multihash, or any text, which is hashed"
 )
 _COMMAND = "  python -m quiver.live p2p"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_p2p(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_p2p(commands: Commands) -> None:
     """`p2p` and its commands."""
     text = "Look at the peer-to-peer network: ping, identify, find, provide, put, get, crawl."
     p2p = commands.add_parser(
@@ -32,6 +34,20 @@ def add_p2p(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )  # fmt: skip
     those = p2p.add_subparsers(dest="p2p_command", required=True, metavar="COMMAND")
 
+    _add_peers(those)
+    _add_records(those)
+
+    one = _add(
+        those, "crawl", "Walk the DHT from its bootstrap peers and show everybody in it.",
+        "crawl --network net/network.toml", "crawl --network net/network.toml --json", "crawl --network net/network.toml --graph out.png",
+    )  # fmt: skip
+    one.add_argument("--graph", type=Path, metavar="FILE.png", help="draw who knows whom")
+    one.add_argument("--parallel", type=int, default=CRAWLERS, help="peers asked at once (default %(default)s)")
+    _way_in(one)
+
+
+def _add_peers(those: Commands) -> None:
+    """Of one peer: its id, whether it answers, what it is, where it lives."""
     one = _add(those, "id", "Show a peer id in every text form.", f"id {EXAMPLE_PEER}", "id net/gateway.key")
     one.add_argument(
         "what", metavar="KEY_FILE_OR_TEXT", help="a node's key file, a peer id in any form, or a multiaddr"
@@ -57,6 +73,9 @@ def add_p2p(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     _way_in(one)
 
+
+def _add_records(those: Commands) -> None:
+    """Of the DHT: providers and values."""
     one = _add(
         those, "provide", "Announce that this machine provides a key.",
         f"provide --network net/network.toml {EXAMPLE_DIGEST}", "provide --network net/network.toml --stay 'any text'",
@@ -87,18 +106,8 @@ def add_p2p(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     one.add_argument("what", metavar="KEY", help="/pk/PEER; other namespaces have no validator here")
     _way_in(one)
 
-    one = _add(
-        those, "crawl", "Walk the DHT from its bootstrap peers and show everybody in it.",
-        "crawl --network net/network.toml", "crawl --network net/network.toml --json", "crawl --network net/network.toml --graph out.png",
-    )  # fmt: skip
-    one.add_argument("--graph", type=Path, metavar="FILE.png", help="draw who knows whom")
-    one.add_argument("--parallel", type=int, default=CRAWLERS, help="peers asked at once (default %(default)s)")
-    _way_in(one)
 
-
-def _add(
-    those: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, *examples: str
-) -> argparse.ArgumentParser:
+def _add(those: Commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
     lines = "\n".join(f"{_COMMAND} {example}" for example in examples)
     one = those.add_parser(name, help=text, description=text, epilog=f"examples:\n{lines}", formatter_class=FORMAT)
     one.add_argument("--json", action="store_true", help="one JSON value instead of text")

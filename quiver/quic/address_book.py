@@ -19,6 +19,7 @@ class AddressBook:
 
     def __init__(self) -> None:
         self._known: dict[PeerId, tuple[float, tuple[bytes, ...]]] = {}
+        self._proved: dict[PeerId, bytes] = {}
         self._pinned: dict[PeerId, tuple[bytes, ...]] = {}
 
     def __contains__(self, peer: PeerId) -> bool:
@@ -28,23 +29,40 @@ class AddressBook:
         return iter(self._known)
 
     def learn(self, info: PeerInfo, now: float) -> None:
-        """Addresses as last heard."""
+        """Addresses as somebody says them. Anybody may: they go before those heard earlier, never in their place."""
+        before = self.heard(info.peer_id, now)
         self._known.pop(info.peer_id, None)
-        self._known[info.peer_id] = (now + ADDRESS_TTL_S, info.addresses[:ADDRESSES_PER_PEER_MAX])
+        merged = tuple(dict.fromkeys((*info.addresses, *before)))
+        self._known[info.peer_id] = (now + ADDRESS_TTL_S, merged[:ADDRESSES_PER_PEER_MAX])
         while len(self._known) > PEERS_KNOWN_MAX:
-            del self._known[next(iter(self._known))]
+            self._forget(next(iter(self._known)))
+
+    def prove(self, peer: PeerId, address: bytes, now: float) -> None:
+        """The peer itself answered there: no lie pushes this one out while its peer is known."""
+        self.learn(PeerInfo(peer_id=peer, addresses=(address,)), now)
+        self._proved[peer] = address
+
+    def heard(self, peer: PeerId, now: float) -> tuple[bytes, ...]:
+        """Unexpired addresses, newest first; what has expired is forgotten."""
+        expires_s, heard = self._known.get(peer, (now, ()))
+        if expires_s <= now:
+            self._forget(peer)
+            return ()
+        return heard
+
+    def _forget(self, peer: PeerId) -> None:
+        self._known.pop(peer, None)
+        self._proved.pop(peer, None)
 
     def pin(self, info: PeerInfo) -> None:
         """Addresses from a config file."""
         self._pinned[info.peer_id] = info.addresses[:ADDRESSES_PER_PEER_MAX]
 
     def addresses(self, peer: PeerId, now: float) -> tuple[bytes, ...]:
-        """What is still worth dialling, as heard first, then as pinned."""
-        expires_s, heard = self._known.get(peer, (now, ()))
-        if expires_s <= now:
-            self._known.pop(peer, None)
-            heard = ()
-        return tuple(dict.fromkeys((*heard, *self._pinned.get(peer, ()))))
+        """What is still worth dialling: where it answered before, as pinned, as heard."""
+        heard = self.heard(peer, now)
+        proved = (self._proved[peer],) if peer in self._proved else ()
+        return tuple(dict.fromkeys((*proved, *self._pinned.get(peer, ()), *heard)))
 
     def keep(self, peer: PeerId, now: float) -> None:
         """The peer was connected until now: its addresses are good for another while."""

@@ -23,13 +23,13 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from quiver.ids import PeerId
 from quiver.ports import Clock
+from quiver.quic.carrier import Carrier, OnOpened
 from quiver.quic.certificate import Identity
 from quiver.quic.connection import PeerConnection
 from quiver.quic.driver import Driver
-from quiver.quic.events import FrameStream, NetworkAddress
+from quiver.quic.events import NetworkAddress
 from quiver.quic.limits import Limits, Refusal
 from quiver.quic.link import Link
-from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
 from quiver.quic.swarm import Swarm
 from quiver.quic.tls import CONNECTION_ID_BYTES, make_configuration, make_judge
 from quiver.wire.framing import Framing
@@ -40,10 +40,9 @@ INITIAL_DATAGRAM_BYTES_MIN = 1200
 _VERSIONS = (int(QuicProtocolVersion.VERSION_1),)
 
 SendDatagram = Callable[[bytes, NetworkAddress], None]
-OnOpened = Callable[[Link, FrameStream], None]
 
 
-class QuicEndpoint:
+class QuicEndpoint(Carrier):
     """`framings` (protocol id -> how it is framed) may grow while it runs; `on_opened` gets each incoming stream."""
 
     def __init__(
@@ -59,13 +58,10 @@ class QuicEndpoint:
         on_opened: OnOpened,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._swarm = swarm
-        self._clock = clock
+        super().__init__(swarm=swarm, clock=clock, ip_version=ip_version, on_opened=on_opened, loop=loop)
         self._send_datagram = send_datagram
-        self._ip_version = ip_version
         self._limits = limits
         self._framings = framings
-        self._on_opened = on_opened
         self._judge = make_judge(clock.utc_ms)
         self._tokens = QuicRetryTokenHandler()
         self._configurations = {
@@ -78,10 +74,8 @@ class QuicEndpoint:
             )
             for is_client in (False, True)
         }
-        self._loop = loop
         self._routes: dict[bytes, Link] = {}
         self._alive: dict[Link, Driver] = {}
-        self._to_flush: dict[Link, None] = {}
         swarm.dialers.append(self)
 
     # ---- dialling
@@ -89,17 +83,13 @@ class QuicEndpoint:
     def can_dial(self, address: bytes) -> bool:
         """A QUIC v1 address of our IP version."""
         where = quic_endpoint(address)
-        return where is not None and (":" in where[0]) == (self._ip_version == 6)
+        return where is not None and self.is_reachable(where[0])
 
     def dial(self, address: bytes, peer: PeerId) -> Link:
         """Start a handshake; `link.ready` tells how it went."""
         where = quic_endpoint(address)
         assert where is not None, "can_dial() comes first"
         return self._add_link(where, expected_peer=peer)
-
-    def give_up(self, link: Link) -> None:
-        """Another address was quicker."""
-        link.close(CLOSE_SUPPLANTED, "another address was quicker")
 
     # ---- datagrams
 
@@ -167,27 +157,12 @@ class QuicEndpoint:
         )  # fmt: skip
         self._send_datagram(retry, address)
 
-    def transmit_soon(self, link: Link) -> None:
-        """Send what the link has at the end of this turn of the loop, together with everything else of the turn."""
-        if not self._to_flush:
-            self._loop.call_soon(self._flush)
-        self._to_flush[link] = None
-
-    def _flush(self) -> None:
-        links, self._to_flush = self._to_flush, {}
-        now = self._clock.now()
-        for link in links:
-            driver = self._alive.get(link)
-            for data, address in () if driver is None else driver.datagrams_to_send(now):
+    def _transmit(self, link: Link, now: float) -> None:
+        driver = self._alive.get(link)
+        if driver is not None:
+            for data, address in driver.datagrams_to_send(now):
                 self._send_datagram(data, address)
-            if link in self._alive:
-                link.arm(now)
-
-    def on_timer(self, link: Link) -> None:
-        """The link's timer is due."""
-        link.driver.handle_timer(self._clock.now())
-        link.pump()
-        self.transmit_soon(link)
+            link.arm(now)
 
     def close(self) -> None:
         """Send the goodbyes and forget every connection."""
@@ -239,20 +214,6 @@ class QuicEndpoint:
             link.routes.pop(connection_id, None)
             if self._routes.get(connection_id) is link:
                 del self._routes[connection_id]
-
-    def on_connected(self, link: Link, peer_id: PeerId) -> None:
-        """`link` proved to be `peer_id`."""
-        refusal = self._swarm.admit(link, peer_id)
-        if refusal is not None:
-            link.driver.close(CLOSE_RESOURCE_LIMIT, refusal)
-
-    def on_opened(self, link: Link, stream: FrameStream) -> None:
-        """The peer opened a stream."""
-        self._on_opened(link, stream)
-
-    def on_closed(self, link: Link) -> None:
-        """`link` ended: nobody new gets it."""
-        self._swarm.on_closed(link)
 
     def on_terminated(self, link: Link) -> None:
         """`link` needs no more datagrams: forget it."""

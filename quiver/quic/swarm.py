@@ -86,7 +86,9 @@ class Swarm:
             self.quota.refuse(Refusal.CONNECTIONS_PER_PEER)
             return f"more than {most} connections"
         links[link] = None
-        if peer_id not in self.book and link.return_address is not None:
+        if link.is_dialled and link.return_address is not None:
+            self.book.prove(peer_id, link.return_address, self._clock.now())
+        elif peer_id not in self.book and link.return_address is not None:
             # Nodes dial from the port they listen on, so where a peer came from is where it can be reached.
             self.book.learn(PeerInfo(peer_id=peer_id, addresses=(link.return_address,)), self._clock.now())
         if len(links) > 1:

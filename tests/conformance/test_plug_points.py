@@ -17,8 +17,8 @@ from sim import Scenario, World, data
 from sim.churn import CHURN
 from sim.data import DataMissing
 from sim.hardware import HARDWARE, HardwareProfile, profile
-from sim.library import WORKLOAD
 from sim.machine import SERVICE
+from sim.named_workloads import WORKLOAD
 from sim.plug import plug_name
 from sim.pricing import PRICING, ask_price
 from sim.rng import Substreams

@@ -15,12 +15,11 @@ from quiver.errors import UsageError
 from quiver.ids import PeerId
 from quiver.live.libp2p.tcp_driver import TcpDriver
 from quiver.ports import Clock
+from quiver.quic.carrier import Carrier, OnOpened
 from quiver.quic.certificate import Identity
-from quiver.quic.endpoint import OnOpened
-from quiver.quic.events import FrameStream
 from quiver.quic.limits import Limits, Refusal
 from quiver.quic.link import Link
-from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, CLOSE_SUPPLANTED
+from quiver.quic.streams import CLOSE_RESOURCE_LIMIT
 from quiver.quic.swarm import Swarm
 from quiver.quic.tls import make_judge
 from quiver.wire.framing import Framing
@@ -32,25 +31,20 @@ WRITE_BUFFER_BYTES = 256 * 1024
 CLOSE_GRACE_S = 1.0
 
 
-class TcpEndpoint:
+class TcpEndpoint(Carrier):
     """`framings` may grow while it runs; `on_opened` gets each incoming stream."""
 
     def __init__(
         self, *, swarm: Swarm, identity: Identity, clock: Clock, ip_version: int, limits: Limits,
         framings: dict[str, Framing], on_opened: OnOpened, loop: asyncio.AbstractEventLoop,
     ) -> None:  # fmt: skip
-        self._swarm = swarm
+        super().__init__(swarm=swarm, clock=clock, ip_version=ip_version, on_opened=on_opened, loop=loop)
         self._identity = identity
-        self._clock = clock
-        self._ip_version = ip_version
         self.limits = limits
         self._framings = framings
-        self._on_opened = on_opened
-        self._loop = loop
         self._judge = make_judge(clock.utc_ms)
         self._wires: dict[Link, TcpWire] = {}
         self._connecting: dict[asyncio.Task[None], None] = {}
-        self._to_flush: dict[Link, None] = {}
         self._server: asyncio.Server | None = None
         self._all_gone = asyncio.Event()
         self._all_gone.set()
@@ -75,7 +69,7 @@ class TcpEndpoint:
     def can_dial(self, address: bytes) -> bool:
         """A plain TCP address of our IP version."""
         where = tcp_endpoint(address)
-        return where is not None and (":" in where[0]) == (self._ip_version == 6)
+        return where is not None and self.is_reachable(where[0])
 
     def dial(self, address: bytes, peer: PeerId) -> Link:
         """Start a connection; `link.ready` tells how it went."""
@@ -94,10 +88,6 @@ class TcpEndpoint:
         except Exception as error:
             self._driver(link).end_of_input(str(error) or type(error).__name__)
             link.pump()
-
-    def give_up(self, link: Link) -> None:
-        """Another address was quicker."""
-        link.close(CLOSE_SUPPLANTED, "another address was quicker")
 
     # ---- connections
 
@@ -153,36 +143,17 @@ class TcpEndpoint:
         assert isinstance(link.driver, TcpDriver)
         return link.driver
 
-    def transmit_soon(self, link: Link) -> None:
-        """Send what the link has at the end of this turn of the loop."""
-        if not self._to_flush:
-            self._loop.call_soon(self._flush)
-        self._to_flush[link] = None
-
-    def _flush(self) -> None:
-        links, self._to_flush = self._to_flush, {}
-        now = self._clock.now()
-        for link in links:
-            self._send(link)
-            if not link.driver.is_closed:
-                link.arm(now)
-
-    def _send(self, link: Link) -> None:
+    def _transmit(self, link: Link, now: float) -> None:
         wire = self._wires.get(link)
-        if wire is None:
-            return
-        if not wire.is_full:
-            wire.write(self._driver(link).data_to_send())
-            # Room for senders that waited.
-            link.pump()
-        if link.driver.is_closed:
-            wire.close()
-
-    def on_timer(self, link: Link) -> None:
-        """The link's timer is due."""
-        link.driver.handle_timer(self._clock.now())
-        link.pump()
-        self.transmit_soon(link)
+        if wire is not None:
+            if not wire.is_full:
+                wire.write(self._driver(link).data_to_send())
+                # Room for senders that waited.
+                link.pump()
+            if link.driver.is_closed:
+                wire.close()
+        if not link.driver.is_closed:
+            link.arm(now)
 
     async def close(self) -> None:
         """Send the goodbyes, close every socket and the port. A peer that does not read waits for nobody longer than a second."""
@@ -205,19 +176,9 @@ class TcpEndpoint:
 
     # ---- what links say
 
-    def on_connected(self, link: Link, peer_id: PeerId) -> None:
-        """`link` proved to be `peer_id`."""
-        refusal = self._swarm.admit(link, peer_id)
-        if refusal is not None:
-            link.driver.close(CLOSE_RESOURCE_LIMIT, refusal)
-
-    def on_opened(self, link: Link, stream: FrameStream) -> None:
-        """The peer opened a stream."""
-        self._on_opened(link, stream)
-
     def on_closed(self, link: Link) -> None:
         """`link` ended: nobody new gets it."""
-        self._swarm.on_closed(link)
+        super().on_closed(link)
         if link not in self._wires:
             self.on_terminated(link)
 

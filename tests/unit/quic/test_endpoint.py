@@ -398,3 +398,28 @@ def test_one_address_group_gets_only_so_many_connections():
         assert len(links(b)) == 3
 
     tell(story)
+
+
+def test_nobody_can_talk_a_peer_away_from_where_it_answered():
+    async def story(net, a, b):
+        a.answer(OTHER, lambda peer, note: note)
+        await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)
+        where = b.local_info().addresses
+        for third in range(20):
+            lies = tuple(quic_address(f"10.8.{third}.{n}", 4001) for n in range(1, 9))
+            a.learn(PeerInfo(peer_id=b.peer_id, addresses=lies))
+        a.learn(PeerInfo(peer_id=b.peer_id))
+        known = a.swarm.book.addresses(b.peer_id, net.env.now)
+        assert known[:1] == where and len(known) <= address_book.ADDRESSES_PER_PEER_MAX + 1
+
+    tell(story)
+
+
+def test_what_is_heard_of_a_peer_adds_up():
+    async def story(net, a, b):
+        peer, one, two = net.stranger(), quic_address("10.9.9.9", 4001), quic_address("10.9.9.8", 4001)
+        a.learn(PeerInfo(peer_id=peer, addresses=(one,)))
+        a.learn(PeerInfo(peer_id=peer, addresses=(two,)))
+        assert a.swarm.book.addresses(peer, net.env.now) == (two, one)
+
+    tell(story)
