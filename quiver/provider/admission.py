@@ -25,22 +25,22 @@ class SlotVerdict(StrEnum):
 class SlotAdmission:
     """`slots` requests run, `queue_max` more may be quoted or wait for a slot."""
 
-    __slots__ = ("slots", "queue_max", "admitted", "running", "service_s", "_seen")
+    __slots__ = ("slots", "queue_max", "running", "service_s", "_open", "_seen")
 
     def __init__(self, *, slots: int, queue_max: int) -> None:
         self.slots = slots
         self.queue_max = queue_max
-        self.admitted = 0
-        "Quoted, waiting or running."
         self.running = 0
         self.service_s = 1.0
         "Decaying mean service time, seconds."
+        self._open: dict[tuple[ChannelId, RequestId], None] = {}
         self._seen: OrderedDict[tuple[ChannelId, RequestId], int] = OrderedDict()
 
     def check(self, channel: ChannelId, request_id: RequestId, *, deadline_ms: int, utc_ms: int) -> SlotVerdict:
         """Verdict on a new request; only ADMIT changes state."""
-        seen = self._seen
-        if (channel, request_id) in seen:
+        seen, key = self._seen, (channel, request_id)
+        # One that is open is a replay whatever deadline either of the two names: money and slots are held under its id.
+        if key in seen or key in self._open:
             return SlotVerdict.REPLAYED
         if deadline_ms <= utc_ms:
             return SlotVerdict.LATE
@@ -48,22 +48,27 @@ class SlotAdmission:
             return SlotVerdict.BUSY
         while seen and (len(seen) >= SEEN_MAX or next(iter(seen.values())) < utc_ms):
             seen.popitem(last=False)
-        seen[(channel, request_id)] = deadline_ms
-        self.admitted += 1
+        seen[key] = deadline_ms
+        self._open[key] = None
         return SlotVerdict.ADMIT
 
     def forget(self, channel: ChannelId, request_id: RequestId) -> None:
         """The request was refused for another reason before it was quoted; the payer may ask again."""
         self._seen.pop((channel, request_id), None)
-        self.admitted -= 1
+        del self._open[(channel, request_id)]
 
-    def on_end(self) -> None:
+    def on_end(self, channel: ChannelId, request_id: RequestId) -> None:
         """An admitted request is over."""
-        self.admitted -= 1
+        del self._open[(channel, request_id)]
 
     def on_served(self, service_s: float) -> None:
         """A request ran for this long."""
         self.service_s += SERVICE_GAIN * (service_s - self.service_s)
+
+    @property
+    def admitted(self) -> int:
+        """Quoted, waiting or running."""
+        return len(self._open)
 
     @property
     def queued(self) -> int:

@@ -188,4 +188,4 @@ class PayerConnection:
         job.close()
         del self._jobs[job.request.request_id]
         job.channel.release(job.request.request_id)
-        self._admission.on_end()
+        self._admission.on_end(job.request.channel, job.request.request_id)

@@ -227,3 +227,20 @@ def test_an_endless_prompt_is_refused_also_where_prompts_are_free(monkeypatch):
         assert (await stage.ask(1))[-1].paid_credits == 5_000
 
     WireStage().play(story)
+
+
+def test_an_id_is_not_taken_twice_while_its_quote_is_open_whatever_the_deadlines():
+    async def story(stage, stream):
+        # Late, but within the clock skew: forgotten as a replay in a second, while its quote holds longer.
+        skew_ms = stage.params.clock_skew_ms_max
+        await stream.send(stage.hostile.request(1, deadline_ms=stage.clock.utc_ms() - skew_ms + 1_000))
+        assert isinstance(await stream.receive(), frames.Quote)
+        await stage.clock.sleep(2.0)
+        await stream.send(stage.hostile.request(2))
+        assert isinstance(await stream.receive(), frames.Quote)
+        await stream.send(stage.hostile.request(1))
+        answer = await stream.receive()
+        assert isinstance(answer, frames.Error) and answer.code == WireCode.REPLAYED
+        await stage.clock.sleep(3 * stage.params.quote_timeout_s)
+
+    play(story)

@@ -89,13 +89,13 @@ def test_busy_sends_a_request_elsewhere_and_never_ejects():
     async def story(stage):
         busy, idle = stage.providers
         admission = busy.service.admission
-        admission.admitted = admission.slots + admission.queue_max
+        queue_max, admission.queue_max = admission.queue_max, -admission.slots
         for number in range(1, 9):
             final = (await stage.ask(number))[-1]
             assert isinstance(final, Final) and final.provider == idle.peer_id and final.attempts == 1
         assert not stage.gateway.service.table.is_ejected(busy.peer_id, stage.clock.now())
         assert not stage.link(0)._inboxes
-        admission.admitted = 0
+        admission.queue_max = queue_max
         assert (await stage.ask(9))[-1].provider == busy.peer_id
 
     Stage(providers=2).play(story)

@@ -25,17 +25,22 @@ def check(admission, number, *, channel=CHANNEL, deadline_ms=1_000, utc_ms=0):
     return verdict
 
 
+def end(admission, number):
+    admission.on_end(CHANNEL, RequestId(number.to_bytes(16, "big")))
+    admission.validate()
+
+
 def test_slots_and_queue_are_admitted_and_the_next_is_busy(admission):
     assert [check(admission, number) for number in range(4)] == [SlotVerdict.ADMIT] * 3 + [SlotVerdict.BUSY]
     assert admission.admitted == admission.queued == 3
-    admission.on_end()
+    end(admission, 0)
     assert check(admission, 3) is SlotVerdict.ADMIT, "busy is not remembered as a replay"
 
 
 def test_a_repeat_is_refused_also_after_its_end_but_another_channel_is_another_request(admission):
     assert check(admission, 1) is SlotVerdict.ADMIT
     assert check(admission, 1) is SlotVerdict.REPLAYED
-    admission.on_end()
+    end(admission, 1)
     assert check(admission, 1, utc_ms=999) is SlotVerdict.REPLAYED
     assert check(admission, 1, channel=OTHER) is SlotVerdict.ADMIT
     assert admission.admitted == 1
@@ -55,7 +60,7 @@ def test_a_forgotten_request_may_be_asked_again(admission):
 
 def test_a_repeat_after_its_deadline_is_late_so_it_need_not_be_remembered(admission):
     check(admission, 1, deadline_ms=1_000)
-    admission.on_end()
+    end(admission, 1)
     check(admission, 2, deadline_ms=9_000, utc_ms=2_000)
     assert check(admission, 1, deadline_ms=1_000, utc_ms=2_000) is SlotVerdict.LATE
 
@@ -66,7 +71,17 @@ def test_remembered_ids_are_bounded_and_the_oldest_goes_first(monkeypatch):
     for number in range(4):
         assert check(admission, number) is SlotVerdict.ADMIT
     assert check(admission, 3) is SlotVerdict.REPLAYED
+    assert check(admission, 0) is SlotVerdict.REPLAYED, "forgotten, but still open"
+    end(admission, 0)
     assert check(admission, 0) is SlotVerdict.ADMIT
+
+
+def test_an_open_request_is_a_replay_also_after_its_deadline(admission):
+    check(admission, 1, deadline_ms=1_000)
+    check(admission, 2, deadline_ms=9_000, utc_ms=2_000)
+    assert check(admission, 1, deadline_ms=9_000, utc_ms=2_000) is SlotVerdict.REPLAYED
+    end(admission, 1)
+    assert check(admission, 1, deadline_ms=9_000, utc_ms=2_000) is SlotVerdict.ADMIT
 
 
 def test_the_expected_wait_grows_by_a_service_time_for_each_full_round(admission):
@@ -101,8 +116,8 @@ class Admissions(RuleBasedStateMachine):
         key = channel, RequestId(number.to_bytes(16, "big"))
         deadline_ms = self.now_ms + left_ms
         verdict = self.admission.check(*key, deadline_ms=deadline_ms, utc_ms=self.now_ms)
-        if self.seen.get(key, -1) >= self.now_ms:
-            assert verdict is SlotVerdict.REPLAYED, "remembered at least until its deadline"
+        if self.seen.get(key, -1) >= self.now_ms or key in self.open:
+            assert verdict is SlotVerdict.REPLAYED, "remembered at least until its deadline and its end"
         elif verdict is not SlotVerdict.REPLAYED:
             expected = (
                 SlotVerdict.LATE if left_ms <= 0 else SlotVerdict.BUSY if len(self.open) == 4 else SlotVerdict.ADMIT
@@ -122,7 +137,7 @@ class Admissions(RuleBasedStateMachine):
             self.admission.forget(*key)
             del self.seen[key]
         else:
-            self.admission.on_end()
+            self.admission.on_end(*key)
 
     @rule(ms=st.integers(1, 40))
     def wait(self, ms):
