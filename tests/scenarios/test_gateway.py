@@ -199,7 +199,9 @@ def test_probes_a_policy_wants_are_sent_beside_the_request_and_their_answers_cou
     async def story(stage):
         be_curious(stage)
         table = stage.gateway.service.table
-        stage.providers[1].service.admission.admitted = 2
+        admission, utc_ms = stage.providers[1].service.admission, stage.clock.utc_ms()
+        for number in (b"1", b"2"):
+            admission.check(b"another channel", number, deadline_ms=utc_ms + 60_000, utc_ms=utc_ms)
         counts = count_questions(stage)
         task = asyncio.ensure_future(stage.ask(1))
         await stage.clock.sleep(0.1)
@@ -207,7 +209,8 @@ def test_probes_a_policy_wants_are_sent_beside_the_request_and_their_answers_cou
         other = {candidate.peer: candidate for candidate in table.candidates(MODEL, stage.clock.now())}
         assert other[stage.providers[1].peer_id].reported_queued == 2
         assert isinstance((await task)[-1], Final)
-        stage.providers[1].service.admission.admitted = 0
+        for number in (b"1", b"2"):
+            admission.on_end(b"another channel", number)
 
     Stage(providers=3, params=QUIET).play(story)
 
