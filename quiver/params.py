@@ -10,7 +10,9 @@ import msgspec
 from quiver.errors import UsageError
 
 # Constants that may be 0; all others must be more.
-_MAY_BE_ZERO = frozenset({"completion_tokens_slack", "clock_skew_ms_max", "acknowledge_interval_s", "submit_grace_s"})
+_MAY_BE_ZERO = frozenset(
+    {"completion_tokens_slack", "clock_skew_ms_max", "acknowledge_interval_s", "submit_grace_s", "slash_credits"}
+)
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +84,8 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     receipts_interval_s: float = 5.0
     exit_delay_s: float = 172_800.0
     submit_grace_s: float = 1_800.0
+    slash_credits: int = 0
+    "What a proven fault takes from the bond of whoever posted the root; 0: no bond stands behind a root."
 
     def __post_init__(self) -> None:
         """`UsageError` names the first constant that no network can run with."""

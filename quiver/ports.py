@@ -14,7 +14,15 @@ import msgspec
 
 from quiver.ids import Address, ChannelId, PeerId
 from quiver.values.backend import BackendRequest, InstalledModel, Piece
-from quiver.values.ledger import ChannelState, EpochState, LedgerEvent, Transaction
+from quiver.values.ledger import (
+    BondState,
+    ChallengeState,
+    ChannelState,
+    EpochState,
+    Fault,
+    LedgerEvent,
+    Transaction,
+)
 from quiver.values.peer import PeerInfo
 
 Message = msgspec.Struct
@@ -169,6 +177,12 @@ class Ledger(Protocol):
 
     def epoch(self, number: int) -> EpochState | None:
         """The commitment of an epoch, once submitted."""
+
+    def bond(self, account: Address) -> BondState | None:
+        """What stands behind the roots of `account`, or None."""
+
+    def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
+        """Where an accusation stands, or None if nobody made it."""
 
 
 class Signer(Protocol):

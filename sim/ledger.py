@@ -17,7 +17,15 @@ from quiver.ids import Address, ChannelId, PeerId
 from quiver.ports import Clock, Trace
 from quiver.settlement.contract import Contract
 from quiver.trace import LedgerMoved
-from quiver.values.ledger import ChannelState, EpochState, LedgerEvent, Transaction
+from quiver.values.ledger import (
+    BondState,
+    ChallengeState,
+    ChannelState,
+    EpochState,
+    Fault,
+    LedgerEvent,
+    Transaction,
+)
 
 
 class SimChain:
@@ -91,3 +99,11 @@ class SimLedger:
     def epoch(self, number: int) -> EpochState | None:
         """The commitment of an epoch, once submitted."""
         return self._chain.contract.epoch(number)
+
+    def bond(self, account: Address) -> BondState | None:
+        """What stands behind the roots of `account`, or None."""
+        return self._chain.contract.bond(account)
+
+    def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
+        """Where an accusation stands, or None if nobody made it."""
+        return self._chain.contract.challenge(fault, epoch, subject)

@@ -67,7 +67,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     balances: tuple[tuple[Address, int], ...]
     channels: tuple[ChannelState, ...]
     epochs: tuple[EpochState, ...]
-    slash: int = 0
     withdrawn: int = 0
     burnt: int = 0
     bonds: tuple[BondState, ...] = ()
@@ -78,7 +77,7 @@ _DECODER = msgspec.msgpack.Decoder(Snapshot)
 
 
 class Contract(Channels):
-    """Free balances, channels, roots, bonds and challenges of one contract on one chain. `slash` is what one fault costs a poster."""
+    """Free balances, channels, roots, bonds and challenges of one contract on one chain."""
 
     def __init__(
         self,
@@ -88,12 +87,11 @@ class Contract(Channels):
         aggregator: Address,
         params: Params,
         verify_session: VerifySession,
-        slash: int = 0,
     ) -> None:
         self.chain_id = chain_id
         self.contract = contract
         self.aggregator = aggregator
-        terms, accounts = Terms.from_params(params, slash=slash), Accounts()
+        terms, accounts = Terms.from_params(params), Accounts()
         words, epochs = SignedWords(chain_id, contract, verify_session), Epochs(terms, aggregator)
         super().__init__(terms, words, accounts, epochs)
         self._events = 0
@@ -233,7 +231,7 @@ class Contract(Channels):
         accounts = self._accounts
         return msgspec.msgpack.encode(
             Snapshot(
-                chain_id=self.chain_id, contract=self.contract, aggregator=self.aggregator, slash=self.terms.slash,
+                chain_id=self.chain_id, contract=self.contract, aggregator=self.aggregator,
                 deposited=accounts.deposited, withdrawn=accounts.withdrawn, burnt=accounts.burnt, events=self._events,
                 balances=tuple(self.balances()), channels=tuple(self.channel_states()), epochs=self._epochs.states(),
                 bonds=self._bonds.states(), challenges=self._challenges.states(),
@@ -249,7 +247,7 @@ class Contract(Channels):
             raise UsageError(f"this is not a snapshot of the contract: {error}") from error
         self = cls(
             chain_id=kept.chain_id, contract=kept.contract, aggregator=kept.aggregator, params=params,
-            verify_session=verify_session, slash=kept.slash,
+            verify_session=verify_session,
         )  # fmt: skip
         accounts, self._events = self._accounts, kept.events
         accounts.deposited, accounts.withdrawn, accounts.burnt = kept.deposited, kept.withdrawn, kept.burnt

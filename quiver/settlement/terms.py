@@ -28,12 +28,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     "Taken from the bond for each fault, as far as it reaches: half to the accuser, half burnt, or accusing oneself would pay."
 
     @classmethod
-    def from_params(cls, params: Params, *, slash: int = 0) -> Terms:
+    def from_params(cls, params: Params) -> Terms:
         """A window of half the exit delay and an answer within an eighth: both end before a bond can leave."""
         exit_delay_ms = ms_from_s(params.exit_delay_s)
         return cls(
             epoch_ms=params.epoch_ms, submit_grace_ms=ms_from_s(params.submit_grace_s), exit_delay_ms=exit_delay_ms,
-            challenge_window_ms=exit_delay_ms // 2, respond_ms=exit_delay_ms // 8, slash=slash,
+            challenge_window_ms=exit_delay_ms // 2, respond_ms=exit_delay_ms // 8, slash=params.slash_credits,
         )  # fmt: skip
 
     @property

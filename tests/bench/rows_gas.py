@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from eth_abi.abi import encode
 
 from quiver.identity.keys import KeyPair
@@ -40,7 +41,7 @@ SENDER = "0x" + "a1" * 20
 PAYER, PROVIDER, AGGREGATOR = (Address(bytes([n]) * 20) for n in (0xA1, 0xA2, 0xA3))
 SESSION, SIGNER = KeyPair(bytes([1]) * 32), KeyPair(bytes([2]) * 32)
 BATCH, SLASH = 64, 1000
-PARAMS = Params.minimal()
+PARAMS = msgspec.structs.replace(Params.minimal(), slash_credits=SLASH)
 
 
 def siblings(count: int, purpose: str) -> tuple[bytes, ...]:
@@ -56,7 +57,7 @@ class Hub:
     gas: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        terms = Terms.from_params(PARAMS, slash=SLASH)
+        terms = Terms.from_params(PARAMS)
         for account in (PAYER, PROVIDER, AGGREGATOR):
             self.node.rpc("anvil_setBalance", "0x" + account.hex(), hex(10**22))
         code = deployment(bytes.fromhex(load_artefact().bytecode[2:]), aggregator=AGGREGATOR, terms=terms)

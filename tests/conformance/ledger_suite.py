@@ -20,12 +20,16 @@ from quiver.settlement.merkle import MerkleTree, hash_leaf
 from quiver.settlement.multiproof import prove_many
 from quiver.values.ledger import (
     Bond,
+    BondState,
+    ChallengeLeaf,
     Claim,
     ClaimBatch,
     ClaimDirect,
     ClaimDirectBatch,
     Commitment,
     Deposit,
+    Fault,
+    Finalize,
     FinishExit,
     FinishUnbond,
     Leaf,
@@ -35,6 +39,7 @@ from quiver.values.ledger import (
     RotateSession,
     SubmitEpoch,
     TopUp,
+    Verdict,
     Withdraw,
 )
 from quiver.values.receipt import ChannelHead
@@ -212,7 +217,11 @@ class LedgerSuite:
     def test_a_bond_comes_back_after_its_delay(self, chain):
         async def story(p):
             bond = Bond(sender=p.payer_account, amount=500, signer=p.payer_signer.session_address)
+            assert p.payer.bond(p.payer_account) is None
             await p.payer.submit(bond)
+            assert p.provider.bond(p.payer_account) == BondState(
+                account=p.payer_account, signer=p.payer_signer.session_address, amount=500
+            )
             await refused("insufficient_balance", p.payer.submit(bond))
             finish = FinishUnbond(sender=p.payer_account)
             await refused("unbond_not_requested", p.payer.submit(finish))
@@ -220,7 +229,34 @@ class LedgerSuite:
             await refused("unbond_too_early", p.payer.submit(finish))
             await chain.advance(chain.params.exit_delay_s)
             await p.payer.submit(finish)
+            assert p.payer.bond(p.payer_account) is None
             assert (p.payer.balance(p.payer_account), p.payer.events(0)[-1].refunded) == (600, 500)
+
+        self.meet(chain, story)
+
+    def test_a_leaf_nobody_acknowledged_costs_its_poster_after_the_time_for_an_answer(self, chain):
+        async def story(p):
+            aggregator, signer = chain.node("aggregator")
+            await aggregator.submit(Deposit(sender=signer.account, amount=500))
+            await aggregator.submit(Bond(sender=signer.account, amount=500, signer=signer.session_address))
+            epoch = chain.utc_ms() // chain.params.epoch_ms
+            leaf = Leaf(epoch=epoch, channel=p.channel, cum=300, seq=9, head=bytes(32))
+            tree = MerkleTree([hash_leaf(leaf)])
+            await chain.advance(chain.params.epoch_ms / 1000)
+            commitment = Commitment(epoch=epoch, root=tree.root, count=1)
+            await aggregator.submit(SubmitEpoch(sender=signer.account, commitment=commitment))
+            about = (Fault.LEAF, epoch, hash_leaf(leaf))
+            assert p.payer.challenge(*about) is None
+            await p.payer.submit(ChallengeLeaf(sender=p.payer_account, leaf=leaf, proof=tree.proof(0)))
+            opened = p.provider.challenge(*about)
+            assert (opened.challenger, opened.verdict) == (p.payer_account, Verdict.OPEN)
+            assert opened.respond_by_ms > chain.utc_ms()
+            assert p.payer.bond(signer.account).challenges == 1
+            finalize = Finalize(sender=p.payer_account, fault=Fault.LEAF, epoch=epoch, subject=hash_leaf(leaf))
+            await refused("answer_pending", p.payer.submit(finalize))
+            await chain.advance(chain.params.exit_delay_s / 8 + 1)
+            await p.payer.submit(finalize)
+            assert p.payer.challenge(*about).verdict is Verdict.SLASHED
 
         self.meet(chain, story)
 

@@ -32,10 +32,11 @@ class Pair:
     """Both, at one time. `accepted` counts what both took, `refused` why both did not."""
 
     def __init__(self, bytecode: bytes | None = None, slash: int = SLASH) -> None:
-        self.chain = EvmChain(chain_id=CHAIN_ID, aggregator=AGGREGATOR, params=PARAMS, slash=slash, bytecode=bytecode)
+        params = msgspec.structs.replace(PARAMS, slash_credits=slash)
+        self.chain = EvmChain(chain_id=CHAIN_ID, aggregator=AGGREGATOR, params=params, bytecode=bytecode)
         self.model = Contract(
-            chain_id=CHAIN_ID, contract=self.chain.contract, aggregator=AGGREGATOR, params=PARAMS,
-            verify_session=verify_session, slash=slash,
+            chain_id=CHAIN_ID, contract=self.chain.contract, aggregator=AGGREGATOR, params=params,
+            verify_session=verify_session,
         )  # fmt: skip
         self.now_ms = PARAMS.epoch_ms
         self.accepted: Counter[str] = Counter()

@@ -38,8 +38,8 @@ def check(seen, *, transactions_min):
     return refused
 
 
-def test_three_thousand_transactions_are_taken_and_refused_alike():
-    check(drive(lives=50, steps=60), transactions_min=2500)
+def test_five_thousand_transactions_are_taken_and_refused_alike():
+    check(drive(lives=100, steps=60), transactions_min=5000)
 
 
 @pytest.mark.long

@@ -65,7 +65,6 @@ class EvmChain:
         chain_id: int,
         aggregator: Address,
         params: Params,
-        slash: int = 0,
         unit: int = UNIT_DEFAULT,
         token: Address = NOBODY,
         bytecode: bytes | None = None,
@@ -73,7 +72,7 @@ class EvmChain:
     ) -> None:
         self.chain_id = chain_id
         self.aggregator = aggregator
-        self.terms = Terms.from_params(params, slash=slash)
+        self.terms = Terms.from_params(params)
         self.events: list[LedgerEvent] = []
         self.engine = engine or EVM(env=Env(cfg=CfgEnv(chain_id=chain_id)), spec_id=SPEC)
         self._unit = unit
@@ -223,3 +222,11 @@ class EvmLedger:
     def epoch(self, number: int) -> EpochState | None:
         """The commitment of an epoch, once submitted."""
         return self._chain.epoch(number)
+
+    def bond(self, account: Address) -> BondState | None:
+        """What stands behind the roots of `account`, or None."""
+        return self._chain.bond(account)
+
+    def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
+        """Where an accusation stands, or None if nobody made it."""
+        return self._chain.challenge(fault, epoch, subject)

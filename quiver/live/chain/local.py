@@ -24,7 +24,15 @@ from quiver.params import Params
 from quiver.ports import Clock
 from quiver.settlement.contract import Contract
 from quiver.settlement.signed import VerifySession
-from quiver.values.ledger import ChannelState, EpochState, LedgerEvent, Transaction
+from quiver.values.ledger import (
+    BondState,
+    ChallengeState,
+    ChannelState,
+    EpochState,
+    Fault,
+    LedgerEvent,
+    Transaction,
+)
 
 # Events one call of `events` returns; the caller asks again from the last index.
 EVENTS_MAX = 10_000
@@ -161,6 +169,14 @@ class LocalLedger:
     def epoch(self, number: int) -> EpochState | None:
         """The commitment of an epoch, once submitted."""
         return self._read().epoch(number)
+
+    def bond(self, account: Address) -> BondState | None:
+        """What stands behind the roots of `account`, or None."""
+        return self._read().bond(account)
+
+    def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
+        """Where an accusation stands, or None if nobody made it."""
+        return self._read().challenge(fault, epoch, subject)
 
     def validate(self) -> None:
         """The contract's own invariants, on the file's state."""

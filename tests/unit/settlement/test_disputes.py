@@ -57,9 +57,9 @@ PAYER, PROVIDER, AGGREGATOR, WATCHER, HUB = (Address(bytes([n]) * 20) for n in (
 KEYS = {key.session_address: key for key in (KeyPair(bytes([n]) * 32) for n in (1, 2, 3))}
 SESSION, NEW_SESSION, SIGNER = KEYS
 # Whole seconds everywhere, as a chain counts them: windows are half and an eighth of this.
-PARAMS = msgspec.structs.replace(Params.minimal(), exit_delay_s=24.0)
-CHAIN_ID = 31337
 SLASH = 100
+PARAMS = msgspec.structs.replace(Params.minimal(), exit_delay_s=24.0, slash_credits=SLASH)
+CHAIN_ID = 31337
 EXIT_MS, WINDOW_MS, RESPOND_MS = 24_000, 12_000, 3_000
 START_MS = PARAMS.epoch_ms
 HEAD = bytes(32)
@@ -67,8 +67,8 @@ HEAD = bytes(32)
 
 def make_contract(hub=HUB):
     return Contract(
-        chain_id=CHAIN_ID, contract=hub, aggregator=AGGREGATOR, params=PARAMS, verify_session=verify_session, slash=SLASH
-    )  # fmt: skip
+        chain_id=CHAIN_ID, contract=hub, aggregator=AGGREGATOR, params=PARAMS, verify_session=verify_session
+    )
 
 
 class Court:
