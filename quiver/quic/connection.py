@@ -1,8 +1,7 @@
-"""aioquic's connection with three things of libp2p's and ours: authentication, honest credit, and a fixed stream order.
+"""aioquic's connection with two things of libp2p's and ours: authentication and honest credit.
 
 aioquic doubles its receive windows as data arrives, read or not. Here credit follows what was consumed:
 limit = bytes taken in order - bytes read by nobody yet + window. So a peer that is not read is stopped by flow control.
-aioquic serves streams in the order of a set of objects; here a stream's hash is its id, so a run can be repeated.
 """
 
 from __future__ import annotations
@@ -10,26 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.stream import QuicStream
 
 from quiver.ids import PeerId
+from quiver.quic.packing import PackingConnection
 from quiver.quic.tls import Judge, authenticate
 
 
-class _OrderedStream(QuicStream):
-    def __hash__(self) -> int:
-        assert self.stream_id is not None
-        return self.stream_id
-
-
-class _Streams(dict[int, QuicStream]):
-    def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
-        stream.__class__ = _OrderedStream
-        super().__setitem__(stream_id, stream)
-
-
-class PeerConnection(QuicConnection):
+class PeerConnection(PackingConnection):
     """One authenticated QUIC connection. `streams_max` is how many streams the peer may have open at once."""
 
     def __init__(
@@ -49,8 +36,8 @@ class PeerConnection(QuicConnection):
         )
         self._judge = judge
         self._expected_peer = expected_peer
-        self._streams = _Streams()
         self._window = configuration.max_stream_data
+        self._credit_step = self._window // 2 - self._window
         self._unread: dict[int, int] = {}
         self._unread_total = 0
         # libp2p opens bidirectional streams only.
@@ -77,13 +64,6 @@ class PeerConnection(QuicConnection):
     def rtt_s(self) -> float | None:
         """Smoothed round-trip time (RFC 9002, 5.3); None before the first sample."""
         return float(self._loss._rtt_smoothed) if self._loss._rtt_initialized else None
-
-    def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
-        """Buffer data of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
-        stream = self._streams.get(stream_id)
-        if self._stream_is_discarded(stream_id) or (stream is not None and stream.sender._reset_error_code is not None):
-            return
-        self.send_stream_data(stream_id, data, end_stream=end_stream)
 
     def buffered_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that the peer has not acknowledged yet; they are held in memory."""
@@ -135,15 +115,17 @@ class PeerConnection(QuicConnection):
         present: int = self._local_max_data.value
         return limit if limit - present >= window // 2 else present
 
+    def _has_credit_to_give(self, stream: QuicStream) -> bool:
+        # Whatever was read, if less than half a window was received since then there is none.
+        present = stream.max_stream_data_local
+        return (
+            stream.receiver._buffer_start - present >= self._credit_step or present != stream.max_stream_data_local_sent
+        )
+
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
-        # Called for every stream and packet: most have nothing to say, and those must cost little.
-        receiver, present = stream.receiver, stream.max_stream_data_local
-        if receiver.is_finished:
+        if stream.receiver.is_finished or not self._has_credit_to_give(stream):
             return
-        window = self._window
-        if present == stream.max_stream_data_local_sent and receiver.starting_offset() + window - present < window // 2:
-            # Whatever was read, less than half a window was received since: there is no credit to give yet.
-            return
+        present = stream.max_stream_data_local
         stream.max_stream_data_local = self._stream_credit(stream)
         if stream.max_stream_data_local == present == stream.max_stream_data_local_sent:
             return

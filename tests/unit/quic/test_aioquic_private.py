@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections import deque
 
 import pytest
 from aioquic import tls
 from aioquic.quic.connection import Limit, QuicConnection
+from aioquic.quic.packet import QuicStreamFrame
 from aioquic.quic.stream import QuicStream
 
 from tests.unit.quic.pair import FRAMING, PROTOCOL, Pair, peer_id
@@ -26,6 +29,12 @@ def parameters(function):
         (QuicConnection, "_write_stream_limits", ["self", "builder", "space", "stream"]),
         (QuicConnection, "_write_connection_limits", ["self", "builder", "space"]),
         (QuicConnection, "_stream_is_discarded", ["self", "stream_id"]),
+        (QuicConnection, "_stream_limit", ["self", "stream_id"]),
+        (QuicConnection, "_write_application", ["self", "builder", "network_path", "now"]),
+        (QuicConnection, "_write_ack_frame", ["self", "builder", "space", "now"]),
+        (QuicConnection, "_write_stream_frame", ["self", "builder", "space", "stream", "max_offset"]),
+        (QuicConnection, "_write_stop_sending_frame", ["self", "builder", "stream"]),
+        (QuicConnection, "_write_reset_stream_frame", ["self", "builder", "stream"]),
     ],
 )
 def test_a_method_we_override_or_call_has_the_same_shape(owner, name, expected):
@@ -49,6 +58,22 @@ def pair():
         ("_local_max_data", Limit),
         ("_local_max_streams_bidi", Limit),
         ("_local_max_streams_uni", Limit),
+        ("_local_next_stream_id_bidi", int),
+        ("_remote_max_data", int),
+        ("_remote_max_data_used", int),
+        ("_max_datagram_size", int),
+        ("_pacing_at", (float, type(None))),
+        ("_host_cids", list),
+        ("_retire_connection_ids", list),
+        ("_ping_pending", list),
+        ("_datagrams_pending", deque),
+        ("_crypto_streams", dict),
+        ("_cryptos", dict),
+        ("_spaces", dict),
+        ("_handshake_confirmed", bool),
+        ("_handshake_done_pending", bool),
+        ("_probe_pending", bool),
+        ("_streams_blocked_pending", bool),
         ("host_cid", bytes),
     ],
 )
@@ -59,6 +84,43 @@ def test_a_connection_still_has_the_attribute(pair, name, kind):
 @pytest.mark.parametrize("name", ["_request_client_certificate", "_peer_certificate"])
 def test_a_tls_context_still_has_the_attribute(pair, name):
     assert getattr(pair.quics[1].tls, name)
+
+
+def test_aioquic_still_writes_these_frames_and_no_others():
+    written = set(re.findall(r"self\.(_write_\w+)\(", inspect.getsource(QuicConnection._write_application)))
+    left_to_aioquic = {
+        "_write_path_challenge_frame", "_write_path_response_frame", "_write_handshake_done_frame", "_write_ping_frame",
+        "_write_new_connection_id_frame", "_write_retire_connection_id_frame", "_write_streams_blocked_frame",
+        "_write_crypto_frame", "_write_datagram_frame",
+    }  # fmt: skip
+    packed_here = {
+        "_write_ack_frame", "_write_connection_limits", "_write_stream_limits", "_write_stop_sending_frame",
+        "_write_reset_stream_frame", "_write_stream_frame",
+    }  # fmt: skip
+    assert written == left_to_aioquic | packed_here
+
+
+def test_a_packet_space_and_a_pacer_still_say_when(pair):
+    quic = pair.quics[0]
+    assert isinstance(quic._spaces[tls.Epoch.ONE_RTT].ack_at, float | None)
+    assert parameters(quic._loss._pacer.next_send_time) == ["now"]
+    assert parameters(quic._loss._pacer.update_after_send) == ["now"]
+    assert all(connection_id.was_sent for connection_id in quic._host_cids)
+
+
+def test_a_sender_that_was_emptied_learns_it_only_at_the_next_visit():
+    sender = QuicStream(stream_id=0).sender
+    sender.write(b"x" * 10, end_stream=True)
+    assert (len(sender._pending), sender._pending_eof) == (1, True)
+    assert sender.get_frame(10).fin
+    assert (len(sender._pending), sender._pending_eof, sender.buffer_is_empty) == (0, False, False)
+    assert sender.highest_offset == sender._buffer_stop == 10
+
+
+def test_a_receiver_still_counts_what_it_handed_over():
+    receiver = QuicStream(stream_id=0).receiver
+    receiver.handle_frame(QuicStreamFrame(data=b"x" * 10))
+    assert receiver._buffer_start == receiver.starting_offset() == 10
 
 
 def test_the_server_asks_for_a_certificate_when_told_to():
