@@ -40,10 +40,14 @@ class AddresslessPeers(dict[PeerId, PeerInfo]):
 ADDRESSLESS = AddresslessPeers()
 
 
+def _nowhere(_: PeerId) -> str | None:
+    return None
+
+
 class Answers:
     """Table and records of one node, and its answers from them."""
 
-    __slots__ = ("me", "table", "records", "values", "has_addresses", "_runtime", "_k", "_on_doubt")
+    __slots__ = ("me", "table", "records", "values", "has_addresses", "_runtime", "_k", "_on_doubt", "_place_of")
 
     def __init__(
         self, runtime: Runtime, validators: Mapping[str, Validator], on_doubt: Callable[[PeerInfo], None]
@@ -56,6 +60,8 @@ class Answers:
         self.table = RoutingTable(me.peer_id, params.k, silence_s=params.bucket_refresh_s)
         self.records = RecordStore(params)
         self.values = ValueStore(validators)
+        # What a transport may know and the port does not promise: a simulated peer comes from nowhere.
+        self._place_of: Callable[[PeerId], str | None] = getattr(runtime.transport, "place_of", _nowhere)
         self._k = params.k
         self._on_doubt = on_doubt
 
@@ -119,7 +125,7 @@ class Answers:
                     self._runtime.transport.learn(info)
                 else:
                     info = ADDRESSLESS[peer]
-                if not self.records.add(message.key, info, now):
+                if not self.records.add(message.key, info, now, place=self._place_of(peer)):
                     raise PeerError(
                         "no room for another provider record", peer_id=peer, wire_code=WireCode.RESOURCE_LIMIT
                     )
@@ -143,6 +149,7 @@ class Answers:
         except ValueError as error:
             raise PeerError(str(error), peer_id=peer) from error
         received = datetime.fromtimestamp(self._runtime.clock.utc_ms() / 1000, tz=UTC).isoformat()
-        if not self.values.put(msgspec.structs.replace(record, time_received=received), now):
+        record, owner = msgspec.structs.replace(record, time_received=received), self._place_of(peer) or peer
+        if not self.values.put(record, now, owner=owner):
             raise PeerError("no room for another value", peer_id=peer, wire_code=WireCode.RESOURCE_LIMIT)
         return message

@@ -1,7 +1,8 @@
 """Values we hold for others, and who decides what a value is: one validator for each namespace.
 
 Rules of this file: no clock (callers pass `now`) and no I/O. A key is `/namespace/rest`; what no validator knows is refused.
-Bounded by `VALUES_MAX` values of `VALUE_BYTES_MAX` each; what is held is never pushed out by another key.
+Bounded by `VALUES_MAX` values of `VALUE_BYTES_MAX` each; when they are all taken, whoever put most (see `Shares`) loses its newest
+to those who put less. A value counts for whoever put it and has least: nobody takes another's place by repeating its value.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from quiver.dht.shares import Owner, Shares
 from quiver.values.kad import Record
 
 VALUES_MAX = 1024
@@ -32,11 +34,12 @@ class Validator(Protocol):
 class ValueStore:
     """Checked values by key, oldest put first."""
 
-    __slots__ = ("_validators", "_held")
+    __slots__ = ("_validators", "_held", "_shares")
 
     def __init__(self, validators: Mapping[str, Validator]) -> None:
         self._validators = validators
-        self._held: dict[bytes, tuple[float, Record]] = {}
+        self._held: dict[bytes, tuple[float, Record, Owner]] = {}
+        self._shares: Shares[bytes] = Shares()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -65,19 +68,38 @@ class ValueStore:
         """The best of values that passed `check`."""
         return values[self._validator(key).select(key, values)]
 
-    def put(self, record: Record, now: float) -> bool:
-        """Hold a checked record, unless a better value is held; False when there is no room."""
-        held = self.get(record.key, now)
-        if held is not None and self.select(record.key, [held.value, record.value]) != record.value:
+    def put(self, record: Record, now: float, *, owner: Owner = b"") -> bool:
+        """Hold a checked record, unless a better value is held; False when there is no room. `owner`: who puts it; by default we do."""
+        key, held = record.key, self.get(record.key, now)
+        if held is not None and self.select(key, [held.value, record.value]) != record.value:
             return True
-        if record.key not in self._held and len(self._held) >= VALUES_MAX:
+        if key not in self._held and len(self._held) >= VALUES_MAX:
             self.expire(now)
-            if len(self._held) >= VALUES_MAX:
+            if len(self._held) >= VALUES_MAX and not self._drop_one(owner):
                 return False
         # Taken out and put back, so that the oldest stays first.
-        self._held.pop(record.key, None)
-        self._held[record.key] = (now + VALUE_LIFETIME_S, record)
+        before = self._drop(key)
+        if before is not None and self._shares.count(before) < self._shares.count(owner):
+            owner = before
+        self._held[key] = (now + VALUE_LIFETIME_S, record, owner)
+        self._shares.add(owner, key)
         return True
+
+    def _drop_one(self, owner: Owner) -> bool:
+        """The newest of whoever holds most, if that is more than `owner` would hold."""
+        heaviest = self._shares.heaviest()
+        if heaviest is None or heaviest[1] <= self._shares.count(owner) + 1:
+            return False
+        self._drop(self._shares.newest(heaviest[0]))
+        return True
+
+    def _drop(self, key: bytes) -> Owner | None:
+        """Whose it was, if it was held."""
+        entry = self._held.pop(key, None)
+        if entry is None:
+            return None
+        self._shares.remove(entry[2], key)
+        return entry[2]
 
     def get(self, key: bytes, now: float) -> Record | None:
         """What is held, if its time is not over."""
@@ -90,13 +112,14 @@ class ValueStore:
             key = next(iter(self._held))
             if self._held[key][0] > now:
                 return
-            del self._held[key]
+            self._drop(key)
 
     def validate(self) -> None:
         """Own invariants."""
         assert len(self._held) <= VALUES_MAX
-        ends = [expires_s for expires_s, _ in self._held.values()]
+        ends = [expires_s for expires_s, *_ in self._held.values()]
         assert ends == sorted(ends)
-        for key, (_, record) in self._held.items():
-            assert key == record.key
+        self._shares.validate()
+        for key, (_, record, owner) in self._held.items():
+            assert key == record.key and self._shares.count(owner)
             self.check(key, record.value)

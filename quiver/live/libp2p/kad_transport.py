@@ -15,6 +15,7 @@ from quiver.errors import DeadlineExceeded, StreamReset, UsageError, WireCode
 from quiver.ids import PeerId
 from quiver.live.libp2p.host import Host
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec, Stream
+from quiver.quic.limits import address_groups
 from quiver.values.kad import KadMessage, KadType
 from quiver.values.peer import PeerInfo
 from quiver.wire.kad import KAD_IPFS, KAD_QUIVER, KadCodec
@@ -131,6 +132,12 @@ class KadTransport:
     async def open(self, peer: PeerId, protocol: ProtocolSpec, *, timeout_s: float) -> Stream:
         """A new stream."""
         return await self._host.open(peer, protocol, timeout_s=timeout_s)
+
+    def place_of(self, peer: PeerId) -> str | None:
+        """The IPv4 address or IPv6 /56 a peer is connected from: it may share what it may hold here. None on loopback."""
+        link = self._host.swarm.link_to(peer)
+        groups = () if link is None else address_groups(link.address[0])
+        return groups[0] if groups else None
 
     def rtt_s(self, peer: PeerId) -> float | None:
         """Smoothed round-trip time, or None."""

@@ -25,8 +25,8 @@ def make():
     return ValueStore({"count": Highest()})
 
 
-def put(store, value, now, key=KEY):
-    return store.put(Record(key=key, value=value), now)
+def put(store, value, now, key=KEY, owner=b"somebody"):
+    return store.put(Record(key=key, value=value), now, owner=owner)
 
 
 def test_the_better_value_stays_whichever_comes_first():
@@ -78,4 +78,30 @@ def test_a_full_store_refuses_new_keys_until_old_ones_end(monkeypatch):
     assert put(store, b"2", 6.0, b"/count/b")
     assert put(store, b"1", VALUE_LIFETIME_S, b"/count/c")
     assert store.get(b"/count/a", VALUE_LIFETIME_S) is None
+    store.validate()
+
+
+def test_in_a_full_store_whoever_put_most_gives_way_to_whoever_put_less(monkeypatch):
+    monkeypatch.setattr(value_store, "VALUES_MAX", 4)
+    store = make()
+    assert put(store, b"1", 0.0, b"/count/honest", b"honest")
+    assert all(put(store, b"1", 1.0, b"/count/%d" % number, b"flood") for number in range(3))
+    assert not put(store, b"1", 1.0, b"/count/3", b"flood")
+    assert put(store, b"1", 2.0, b"/count/other", b"other")
+    assert store.get(b"/count/2", 2.0) is None and store.get(b"/count/1", 2.0) and store.get(b"/count/honest", 2.0)
+    # Two each and one each: the second of another's is worth as much as the newcomer's.
+    assert put(store, b"1", 3.0, b"/count/third", b"third") and not put(store, b"1", 3.0, b"/count/again", b"third")
+    store.validate()
+
+
+def test_a_value_counts_for_whoever_put_it_and_has_least(monkeypatch):
+    monkeypatch.setattr(value_store, "VALUES_MAX", 4)
+    store = make()
+    for number in range(3):
+        put(store, b"1", 0.0, b"/count/%d" % number, b"flood")
+    # Repeating an honest value, before or after its owner puts it, does not make it the flood's.
+    put(store, b"1", 0.0, KEY, b"flood"), put(store, b"1", 0.0, KEY, b"honest"), put(store, b"1", 0.0, KEY, b"flood")
+    for number in range(3):
+        assert put(store, b"1", 1.0, b"/count/new %d" % number, b"new %d" % number) == (number < 2)
+    assert store.get(KEY, 1.0) is not None
     store.validate()
