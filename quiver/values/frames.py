@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from quiver.ids import Address, ChannelId, ModelId, PeerId, RequestId
-from quiver.values.ledger import Commitment, Leaf, Proof
+from quiver.values.ledger import Commitment, Leaf, MultiProof, Promise, Proof
 from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
 from quiver.values.request import Dialect, Qos
 
@@ -155,6 +155,8 @@ class Ingested(Frame, kw_only=True, tag="I"):
     epoch: int
     accepted: int
     duplicates: int
+    promise: Promise | None = None
+    "Signed word that the epoch's leaf will be as new; None while no bond stands behind this aggregator's roots."
 
 
 class Refused(Frame, kw_only=True, tag="N"):
@@ -181,6 +183,89 @@ class ProofAnswer(Frame, kw_only=True, tag="Y"):
     leaf: Leaf | None
     proof: Proof | None
     acknowledgement: Acknowledgement | None
+    signature: bytes = b""
+    "By the signer of the aggregator's bond over `commitment`; with it a SignedCommitment. Empty while there is no bond."
 
 
-ReceiptsFrame = SubmitReceipts | Ingested | Refused | AskProof | ProofAnswer
+class AskBatch(Frame, kw_only=True, tag="M"):
+    """Provider -> aggregator: 1 to 64 channels of a closed epoch under one proof, as `ClaimBatch` wants them."""
+
+    epoch: int
+    channels: tuple[ChannelId, ...]
+
+
+class BatchAnswer(Frame, kw_only=True, tag="m"):
+    """Aggregator -> provider: those of the channels that are in the epoch, by ascending place; None while it is open."""
+
+    epoch: int
+    commitment: Commitment | None
+    signature: bytes
+    "As in `ProofAnswer`."
+    acknowledgements: tuple[Acknowledgement, ...]
+    "Their leaves are what `proof` shows."
+    proof: MultiProof | None
+
+
+class AskHeads(Frame, kw_only=True, tag="H"):
+    """Provider -> aggregator: how far do you know my channels? For a provider that lost its disk."""
+
+    after: ChannelId | None = None
+    "The last channel of the page before; None for the first page."
+
+
+class HeadsAnswer(Frame, kw_only=True, tag="h"):
+    """Aggregator -> provider: the newest acknowledgement of each channel the asking key handed receipts in for."""
+
+    acknowledgements: tuple[Acknowledgement, ...]
+    "By ascending channel."
+    more: bool
+    "Ask again, after the last of them."
+
+
+class AskEpoch(Frame, kw_only=True, tag="W"):
+    """Anyone -> aggregator: where does an epoch stand?"""
+
+    epoch: int
+
+
+class EpochAnswer(Frame, kw_only=True, tag="w"):
+    """Aggregator -> anyone."""
+
+    epoch: int
+    status: str
+    "open, closing, submitted, final or lost; unknown: nothing was handed in, or it is forgotten."
+    commitment: Commitment | None
+    signature: bytes
+    "As in `ProofAnswer`."
+    published: bytes | None
+    "SHA-256 that names the epoch's manifest: ask `AskContent`."
+
+
+class AskContent(Frame, kw_only=True, tag="G"):
+    """Anyone -> aggregator: the published bytes with this SHA-256, a manifest or one of its pages."""
+
+    name: bytes
+
+
+class ContentAnswer(Frame, kw_only=True, tag="g"):
+    """Aggregator -> anyone: None when it holds no such bytes."""
+
+    name: bytes
+    data: bytes | None
+
+
+ReceiptsFrame = (
+    SubmitReceipts
+    | Ingested
+    | Refused
+    | AskProof
+    | ProofAnswer
+    | AskBatch
+    | BatchAnswer
+    | AskHeads
+    | HeadsAnswer
+    | AskEpoch
+    | EpochAnswer
+    | AskContent
+    | ContentAnswer
+)

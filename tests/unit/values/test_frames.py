@@ -95,7 +95,7 @@ GOLDEN = {
         frames.ProofAnswer(
             epoch=7, channel=ChannelId(b"c"), commitment=None, leaf=None, proof=None, acknowledgement=None
         ),
-        "10 97 a159 07 c40163 c0 c0 c0 c0",
+        "10 98 a159 07 c40163 c0 c0 c0 c0 c400",
     ),
 }  # fmt: skip
 
@@ -104,6 +104,23 @@ GOLDEN = {
 def test_the_bytes_of_a_frame_are_these(codec, frame, golden):
     assert codec.encode(frame).hex() == golden.replace(" ", "")
     assert codec.decode(bytes.fromhex(golden)) == frame
+
+
+@pytest.mark.parametrize(
+    ("older", "frame"),
+    [
+        (
+            "10 97 a159 07 c40163 c0 c0 c0 c0",
+            frames.ProofAnswer(
+                epoch=7, channel=ChannelId(b"c"), commitment=None, leaf=None, proof=None, acknowledgement=None
+            ),
+        ),
+        ("10 95 a149 01 02 03 04", frames.Ingested(batch_id=1, epoch=2, accepted=3, duplicates=4)),
+    ],
+    ids=["an answer without a signature", "an answer without a promise"],
+)
+def test_an_older_peers_frame_is_read_without_the_fields_it_does_not_know(older, frame):
+    assert RECEIPTS.decode(bytes.fromhex(older.replace(" ", ""))) == frame
 
 
 def test_frames_are_values():
