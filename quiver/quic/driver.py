@@ -31,6 +31,8 @@ class Driver(StreamDriver):
         self._keepalive_at = now + KEEPALIVE_S
         self._keepalive_s = min(KEEPALIVE_S, limits.idle_timeout_s / 3)
         self.host_connection_id: bytes = quic.host_cid
+        self._agreements: dict[int, bytes] = {}
+        "Stream -> what names its protocol and leaves with its first frame, or else with the next datagrams."
 
     # ---- time and datagrams
 
@@ -48,6 +50,10 @@ class Driver(StreamDriver):
         """Everything that congestion control and pacing let out now."""
         if self._quic.get_peer_address() is None:
             return []
+        if self._agreements:
+            agreements, self._agreements = self._agreements, {}
+            for stream_id, data in agreements.items():
+                self._quic.write(stream_id, data)
         datagrams: list[tuple[bytes, NetworkAddress]] = self._quic.datagrams_to_send(now=now)
         return datagrams
 
@@ -91,9 +97,14 @@ class Driver(StreamDriver):
     # ---- how bytes travel
 
     def _next_stream_id(self) -> int:
-        return self._quic.get_next_available_stream_id()
+        return self._quic.open()
+
+    def _agree(self, stream_id: int, data: bytes) -> None:
+        self._agreements[stream_id] = data
 
     def _write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+        if self._agreements and (agreement := self._agreements.pop(stream_id, None)) is not None:
+            data = agreement + data
         self._quic.write(stream_id, data, end_stream=end_stream)
 
     def _buffered_bytes(self, stream_id: int) -> int:
@@ -103,6 +114,7 @@ class Driver(StreamDriver):
         return self._quic.buffered_bytes_total()
 
     def _reset_sending(self, stream_id: int, code: int) -> None:
+        self._agreements.pop(stream_id, None)
         self._quic.reset_stream(stream_id, code)
 
     def _stop_peer(self, stream_id: int, code: int) -> bool:

@@ -42,6 +42,7 @@ class FrameStream:
         self.listener: Listener | None = None
         self.framing: Framing | None = None
         self.reader: FrameReader | FixedReader | None = None
+        "Set once the peer has named the protocol; until then `dialer` or `listener` keeps what came of it in pieces."
 
 
 class Connected(msgspec.Struct, frozen=True):

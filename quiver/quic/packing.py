@@ -43,6 +43,12 @@ class PackingConnection(QuicConnection):
         super().__init__(**arguments)
         self._streams = _Streams()
 
+    def open(self) -> int:
+        """A new bidirectional stream; nothing of it is sent before something is written."""
+        stream_id: int = self.get_next_available_stream_id()
+        self.send_stream_data(stream_id, b"")
+        return stream_id
+
     def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
         """Buffer data of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
         stream = self._streams.get(stream_id)

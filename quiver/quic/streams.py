@@ -10,15 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 
 from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.ids import PeerId
+from quiver.quic.agreement import hear_echo, hear_proposal, proposal
 from quiver.quic.events import Changed, Closed, Event, FrameStream, Opened
 from quiver.quic.limits import Limits, Refusal
 from quiver.quic.rate import Bucket
 from quiver.wire.framing import Framing
-from quiver.wire.multistream import Dialer, Listener, NegotiationFailed, encode_proposal
+from quiver.wire.multistream import NegotiationFailed
 
 # libp2p's connection close codes (libp2p specs, error codes).
 CLOSE_RESOURCE_LIMIT, CLOSE_RATE_LIMITED, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLANTED, CLOSE_SHUTDOWN, CLOSE_GATED = (
@@ -26,12 +26,6 @@ CLOSE_RESOURCE_LIMIT, CLOSE_RATE_LIMITED, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLA
 )  # fmt: skip
 # For naming a protocol, and then for the whole question of an rpc.
 NEGOTIATION_TIMEOUT_S = 10.0
-
-_proposal = lru_cache(maxsize=256)(encode_proposal)  # protocols we dial are few
-
-
-def _count_nothing(_: Refusal) -> None:
-    """Nobody asked."""
 
 
 class StreamDriver(ABC):
@@ -49,7 +43,7 @@ class StreamDriver(ABC):
         self._waste = Bucket(limits.waste, 0.0)
         self._written_bytes = 0
         "No less than what is held unsent; made exact when it reaches the limit."
-        self.on_refusal: Callable[[Refusal], None] = _count_nothing
+        self.on_refusal: Callable[[Refusal], None] = lambda kind: None
         "Called with the kind of each refusal."
         self._events: deque[Event] = deque()
         self.peer_id: PeerId | None = None
@@ -66,6 +60,10 @@ class StreamDriver(ABC):
     @abstractmethod
     def _write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
         """Buffer bytes of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
+
+    def _agree(self, stream_id: int, data: bytes) -> None:
+        """Write what names a protocol; it may wait for a frame that is written in the same turn."""
+        self._write(stream_id, data)
 
     @abstractmethod
     def _buffered_bytes(self, stream_id: int) -> int:
@@ -144,11 +142,9 @@ class StreamDriver(ABC):
         """A new stream that proposes `protocol_id`; frames may follow at once."""
         stream = FrameStream(self._next_stream_id(), is_ours=True)
         stream.protocol_id = protocol_id
-        stream.dialer = Dialer(protocol_id)
         stream.framing = framing
-        stream.reader = framing.reader()
         self._streams[stream.id] = stream
-        self._write(stream.id, _proposal(protocol_id))
+        self._agree(stream.id, proposal(protocol_id))
         return stream
 
     def may_write(self, stream: FrameStream) -> bool:
@@ -160,14 +156,17 @@ class StreamDriver(ABC):
         self._blocked[stream.id] = stream
         return False
 
-    def write(self, stream: FrameStream, payload: bytes) -> None:
-        """Send one frame. `StreamReset` once the stream was reset."""
+    def write(self, stream: FrameStream, payload: bytes, *, is_last: bool = False) -> None:
+        """Send one frame, and with the last one the end. `StreamReset` once the stream was reset."""
         if stream.write_code is not None:
             raise StreamReset(stream.write_code, peer_id=self.peer_id)
         assert stream.framing is not None, "nothing is written before a protocol is agreed"
         data = stream.framing.encode(payload)
         self._written_bytes += len(data)
-        self._write(stream.id, data)
+        self._write(stream.id, data, end_stream=is_last)
+        if is_last:
+            stream.is_finished = True
+            self._forget_if_done(stream)
 
     def read(self, stream: FrameStream) -> bytes | None:
         """The next frame, or None. Reading is what gives the peer new credit."""
@@ -205,8 +204,7 @@ class StreamDriver(ABC):
     def write_last(self, stream: FrameStream, payload: bytes) -> None:
         """One frame and the end, in one go; dropped when the stream was reset meanwhile."""
         if stream.write_code is None and not stream.is_finished:
-            self.write(stream, payload)
-            self.finish(stream)
+            self.write(stream, payload, is_last=True)
 
     def check_silent(self, stream: FrameStream) -> None:
         """After the last frame of an rpc its stream may only end: anything else resets it."""
@@ -253,9 +251,9 @@ class StreamDriver(ABC):
             stream = self._streams[stream_id]
             self.on_refusal(Refusal.NEGOTIATION if stream.reader is None else Refusal.QUESTION)
             self.reset(stream, WireCode.NEGOTIATION_FAILED if stream.reader is None else WireCode.DEADLINE)
-            self._count_waste(now)
+            self.count_waste(now)
 
-    def _count_waste(self, now: float) -> None:
+    def count_waste(self, now: float) -> None:
         """A stream of the peer's came to nothing. Opening and resetting costs it less than us, so it is bounded."""
         if not self._waste.take(now) and not self.is_closed:
             self.on_refusal(Refusal.WASTE)
@@ -287,20 +285,19 @@ class StreamDriver(ABC):
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = FrameStream(stream_id, is_ours=False)
-            stream.listener = Listener(self._framings.__contains__)
             self._negotiating[stream_id] = now + NEGOTIATION_TIMEOUT_S
         try:
             self._feed(stream, data)
-            if has_ended and (stream.reader is None or stream.dialer is not None or stream.reader.pending_bytes):
+            if has_ended and (stream.reader is None or stream.reader.pending_bytes):
                 raise NegotiationFailed("the stream ended before a protocol was agreed or inside a frame")
         except PeerError as error:
             self.on_refusal(Refusal.NEGOTIATION if stream.reader is None else Refusal.FRAME)
             self.reset(stream, error.wire_code)
             if not stream.is_ours:
-                self._count_waste(now)
+                self.count_waste(now)
             return
-        if stream.frames and stream.id in self._negotiating:
-            del self._negotiating[stream.id]
+        if stream.frames:
+            self._negotiating.pop(stream_id, None)
         if has_ended:
             stream.has_ended = True
             self._forget_if_done(stream)
@@ -308,27 +305,28 @@ class StreamDriver(ABC):
             self._events.append(Changed(stream))
 
     def _feed(self, stream: FrameStream, data: bytes) -> None:
-        if stream.listener is not None:
-            reply, data = stream.listener.feed(data)
-            if reply:
-                self._write(stream.id, reply)
-            if stream.listener.protocol_id is None:
+        reader = stream.reader
+        if reader is None:
+            rest = hear_echo(stream, data) if stream.is_ours else self._hear_proposal(stream, data)
+            if rest is None:
                 return
-            stream.protocol_id = stream.listener.protocol_id
-            stream.listener = None
-            stream.framing = self._framings[stream.protocol_id]
-            stream.reader = stream.framing.reader()
-            del self._negotiating[stream.id]
-            self._events.append(Opened(stream))
-        elif stream.dialer is not None:
-            surplus = stream.dialer.feed(data)
-            if surplus is None:
-                return
-            stream.dialer, data = None, surplus
-        assert stream.reader is not None
-        for frame in stream.reader.feed(data):
+            assert stream.framing is not None
+            reader, data = stream.framing.reader(), rest
+            stream.reader, stream.dialer, stream.listener = reader, None, None
+        for frame in reader.feed(data):
             stream.frames.append(frame)
             self._on_kept(stream.id, len(frame))
+
+    def _hear_proposal(self, stream: FrameStream, data: bytes) -> bytes | None:
+        reply, rest = hear_proposal(stream, data, self._framings)
+        if rest is None:
+            self._write(stream.id, reply)
+            return None
+        self._agree(stream.id, reply)
+        stream.framing = self._framings[stream.protocol_id]
+        del self._negotiating[stream.id]
+        self._events.append(Opened(stream))
+        return rest
 
     def _on_reset(self, stream_id: int, code: int, now: float) -> None:
         if self.is_closed:
@@ -341,10 +339,10 @@ class StreamDriver(ABC):
         self._reset_sending(stream_id, code)
         stream = self._streams.get(stream_id)
         if stream is not None:
-            if code == WireCode.NONE and stream.dialer is not None:
+            if code == WireCode.NONE and stream.reader is None:
                 # No protocol is agreed yet. js-libp2p says "na", takes our first frame for a proposal, and its reset overtakes it.
                 code = WireCode.NEGOTIATION_FAILED
             # What came whole before may still be read.
             self._end(stream, read_code=None if stream.has_ended else code, write_code=code)
         if stream is None or not stream.is_ours:
-            self._count_waste(now)
+            self.count_waste(now)

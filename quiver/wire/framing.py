@@ -11,6 +11,8 @@ VARINT_BYTES_MAX = 9
 
 def encode_varint(value: int) -> bytes:
     """7 bits a byte, little-endian groups, most significant bit = more."""
+    if 0 <= value < 1 << 14:
+        return bytes((value,)) if value < 0x80 else bytes((value & 0x7F | 0x80, value >> 7))
     if not 0 <= value < 1 << 63:
         raise MalformedMessage(f"a varint holds 0 to 2^63 - 1, not {value}")
     out = bytearray()
@@ -23,6 +25,9 @@ def encode_varint(value: int) -> bytes:
 
 def decode_varint(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int] | None:
     """(value, offset after it), or None when more bytes are needed."""
+    if len(data) > offset + 1 and data[offset] >= 0x80 > data[offset + 1] > 0:
+        # Two bytes, as most frames of ours have.
+        return data[offset] & 0x7F | data[offset + 1] << 7, offset + 2
     value = shift = 0
     for position in range(offset, min(len(data), offset + VARINT_BYTES_MAX)):
         byte = data[position]
@@ -88,18 +93,35 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Frames completed by `data`. `MalformedMessage` for a length beyond the limit, before anything is stored."""
+        if not self._buffer:
+            # Most often `data` is whole frames: they are cut without passing through the buffer.
+            frames, taken = self._cut(data)
+            if taken < len(data):
+                self._buffer += data[taken:]
+            return frames
         self._buffer += data
-        frames, offset = [], 0
-        while (head := decode_varint(self._buffer, offset)) is not None:
-            length, start = head
+        frames, taken = self._cut(self._buffer)
+        del self._buffer[:taken]
+        return frames
+
+    def _cut(self, data: bytes | bytearray) -> tuple[list[bytes], int]:
+        """(whole frames, bytes they took)."""
+        frames: list[bytes] = []
+        offset, size = 0, len(data)
+        while offset < size:
+            length, start = data[offset], offset + 1
+            if length >= 0x80:
+                head = decode_varint(data, offset)
+                if head is None:
+                    break
+                length, start = head
             if length > self._frame_bytes_max:
                 raise MalformedMessage(f"a frame of {length} bytes; at most {self._frame_bytes_max} are read")
-            if len(self._buffer) - start < length:
+            if size - start < length:
                 break
-            frames.append(bytes(self._buffer[start : start + length]))
             offset = start + length
-        del self._buffer[:offset]
-        return frames
+            frames.append(bytes(data[start:offset]))
+        return frames, offset
 
     @property
     def pending_bytes(self) -> int:

@@ -39,6 +39,23 @@ def encode_proposal(protocol_id: str) -> bytes:
     return _HEADER_BYTES + encode_message(protocol_id)
 
 
+def split_proposal(data: bytes) -> tuple[str, int] | None:
+    """(protocol id, where what follows begins) of a dialer that wrote its header and a short proposal at once, as most do.
+
+    An agreement repeats exactly those bytes. None: let a `Listener` look closer.
+    """
+    at = len(_HEADER_BYTES)
+    if len(data) <= at or not data.startswith(_HEADER_BYTES):
+        return None
+    end = at + 1 + data[at]
+    if data[at] >= 0x80 or data[end - 1 : end] != b"\n":
+        return None
+    try:
+        return data[at + 1 : end - 1].decode(), end
+    except UnicodeDecodeError:
+        return None
+
+
 class _Reader:
     """Cuts a byte stream into multistream messages; holds at most one message and what came with it."""
 

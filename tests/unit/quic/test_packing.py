@@ -7,6 +7,7 @@ import random
 import pytest
 
 from quiver.quic.limits import Limits
+from quiver.wire.multistream import encode_proposal
 from tests.unit.quic.pair import FRAMING, PROTOCOL, Pair
 
 
@@ -88,3 +89,45 @@ def test_the_peer_may_open_one_more_for_each_of_its_streams_that_is_over():
         pair.server.finish(theirs)
         pair.run(0.1)
     assert len(pair.opened()) == 20
+
+
+def frames_of(pair):
+    """(bytes, end) of each piece of stream data that reaches the server from now on."""
+    seen, quic = [], pair.quics[1]
+    handle = quic.next_event
+
+    def next_event():
+        event = handle()
+        if hasattr(event, "end_stream"):
+            seen.append((bytes(event.data), event.end_stream))
+        return event
+
+    quic.next_event = next_event
+    return seen
+
+
+def test_proposal_question_and_end_leave_in_one_frame():
+    pair = Pair().run()
+    seen = frames_of(pair)
+    pair.client.write_last(pair.client.open(PROTOCOL, FRAMING), b"question")
+    pair.run(0.1)
+    assert seen == [(encode_proposal(PROTOCOL) + b"\x08question", True)]
+
+
+def test_a_proposal_nobody_writes_after_leaves_with_the_next_datagrams():
+    pair = Pair().run()
+    seen = frames_of(pair)
+    pair.client.open(PROTOCOL, FRAMING)
+    pair.run(0.1)
+    assert seen == [(encode_proposal(PROTOCOL), False)]
+
+
+def test_streams_opened_in_one_turn_have_ids_of_their_own_and_one_reset_at_once_says_nothing():
+    pair = Pair().run()
+    seen = frames_of(pair)
+    streams = [pair.client.open(PROTOCOL, FRAMING) for _ in range(3)]
+    assert [stream.id for stream in streams] == [0, 4, 8]
+    pair.client.reset(streams[1], 5)
+    pair.run(0.1)
+    assert seen == [(encode_proposal(PROTOCOL), False)] * 2
+    assert pair.client.streams_open == 2

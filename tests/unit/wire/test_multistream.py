@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiver.wire.multistream import PROPOSALS_MAX, Dialer, Listener, NegotiationFailed, encode_message, encode_proposal
+from quiver.wire.multistream import (
+    PROPOSALS_MAX,
+    Dialer,
+    Listener,
+    NegotiationFailed,
+    encode_message,
+    encode_proposal,
+    split_proposal,
+)
 
 HEADER = bytes.fromhex("13") + b"/multistream/1.0.0\n"
 NA = bytes.fromhex("036e610a")
@@ -98,3 +106,26 @@ def pieces(data, cuts):
             data = data[cut:]
     if data:
         yield data
+
+
+@pytest.mark.parametrize("rest", [b"", b"payload"])
+def test_a_proposal_in_one_piece_is_split_without_a_listener(rest):
+    data = encode_proposal("/quiver/x/1.0.0")
+    assert split_proposal(data + rest) == ("/quiver/x/1.0.0", len(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        HEADER,
+        HEADER + b"\x03/a",
+        HEADER[:-1] + b"x\x03/a\n",
+        HEADER + b"\x00",
+        HEADER + b"\x03/ab",
+        HEADER + b"\x03\xff\xfe\n",
+        encode_proposal("/" + "a" * 200),
+    ],
+)
+def test_anything_else_is_left_to_the_listener(data):
+    assert split_proposal(data) is None
