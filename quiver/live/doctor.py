@@ -19,7 +19,7 @@ from quiver.errors import PeerError, QuiverError, Unavailable
 from quiver.identity.keys import KeyPair
 from quiver.ids import short
 from quiver.live import keyfile
-from quiver.live.chain.local import LocalLedger
+from quiver.live.chain.opening import open_ledger
 from quiver.live.clock import LiveClock
 from quiver.live.config import (
     BootstrapConfig,
@@ -28,7 +28,6 @@ from quiver.live.config import (
     NodeConfig,
     ProviderConfig,
     load_network,
-    parse_account,
     parse_digest,
     parse_peer,
     resolve,
@@ -37,6 +36,7 @@ from quiver.live.doctor_reachability import reachable
 from quiver.live.finding import Finding, Status, fail, ok
 from quiver.live.http.serve import is_loopback, tls_context
 from quiver.live.libp2p.host import Host
+from quiver.live.names import resolve_names
 from quiver.live.roles import choose_models, make_backend, policy_spec
 from quiver.selection import plugin
 from quiver.values.kad import KadMessage, KadType
@@ -173,8 +173,8 @@ async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_p
     try:
         alive, reasons = 0, []
         for info in peers:
-            transport.learn(info)
             try:
+                transport.learn(await resolve_names(info))
                 await transport.rpc(info.peer_id, KAD, KadMessage(type=KadType.PING), timeout_s=PEER_TIMEOUT_S)
                 alive += 1
             except (Unavailable, PeerError) as error:
@@ -193,16 +193,12 @@ async def _chain(config: NodeConfig, path: Path, network: Network, network_path:
         fix = "fine before the network's first start; otherwise correct [chain] path"
         return Finding(check="chain", status=Status.WARN, detail=f"no ledger at {ledger_path} yet", fix=fix)
     try:
-        account = keyfile.load(resolve(path, config.key)).account
-        ledger = LocalLedger(
-            ledger_path, account, chain_id=network.chain.id, params=network.params, clock=LiveClock(),
-            contract=parse_account(network.chain.contract, where=str(network_path)),
-            aggregator=parse_account(network.aggregator.account, where=str(network_path)),
-        )  # fmt: skip
+        keypair = keyfile.load(resolve(path, config.key))
+        ledger = await open_ledger(network, network_path, keypair, clock=LiveClock())
     except QuiverError as error:
         return fail("chain", error)
     try:
-        balance = ledger.balance(account)
+        balance = ledger.balance(keypair.account)
     finally:
         await ledger.close()
     if (

@@ -14,6 +14,7 @@ from quiver.live.config import GatewayConfig, Network, NodeConfig, parse_address
 from quiver.live.finding import Finding, Status, ok
 from quiver.live.libp2p.host import Host
 from quiver.live.libp2p.reachability import Reachability, State
+from quiver.live.names import resolve_some
 from quiver.runtime import Nursery
 from quiver.values.peer import PeerInfo
 
@@ -25,7 +26,7 @@ GREETING_TIMEOUT_S = 5.0
 async def reachable(config: NodeConfig, path: Path, network: Network) -> Finding:
     """Bind the node's own ports for a moment under a throw-away key, and ask the bootstrap peers to dial back."""
     check, ways = "reachable", config.transport
-    peers = [parse_peer(text, where="network.toml") for text in network.bootstrap]
+    peers = await resolve_some([parse_peer(text, where="network.toml") for text in network.bootstrap])
     settled = asyncio.Event()
     host = Host(
         KeyPair(os.urandom(keyfile.SEED_BYTES)), host=ways.host, port=ways.port, kinds=ways.kinds(where=str(path)),

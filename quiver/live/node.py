@@ -17,13 +17,12 @@ from quiver.errors import Unavailable, UsageError
 from quiver.identity.peer_id import peer_id_text
 from quiver.ids import PeerId, short
 from quiver.live import keyfile
-from quiver.live.chain.local import LocalLedger
+from quiver.live.chain.opening import open_ledger
 from quiver.live.clock import LiveClock
 from quiver.live.config import (
     Network,
     NodeConfig,
     load_network,
-    parse_account,
     parse_addresses,
     parse_peer,
     resolve,
@@ -31,6 +30,7 @@ from quiver.live.config import (
 from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace, note
 from quiver.live.membership import Membership, Mode
+from quiver.live.names import resolve_names, resolve_some
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.live.stores.sqlite import SqliteStore
 from quiver.quic.limits import Limits
@@ -66,17 +66,14 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
     network = load_network(network_path)
     keypair = keyfile.load(resolve(path, config.key))
     clock, trace = LiveClock(), LiveTrace()
-    aggregator = parse_peer(network.aggregator.address, where=str(network_path))
+    aggregator = await resolve_names(parse_peer(network.aggregator.address, where=str(network_path)))
     async with AsyncExitStack() as stack:
         pool = SignaturePool()
         stack.callback(pool.close)
         store = SqliteStore(resolve(path, config.store))
         stack.push_async_callback(store.close)
-        ledger = LocalLedger(
-            resolve(network_path, network.chain.path), keypair.account, chain_id=network.chain.id,
-            contract=parse_account(network.chain.contract, where=str(network_path)),
-            aggregator=parse_account(network.aggregator.account, where=str(network_path)),
-            params=network.params, clock=clock, opening_cost_credits=network.chain.opening_cost_credits,
+        ledger = await open_ledger(
+            network, network_path, keypair, clock=clock,
             on_event=lambda event: trace.emit(LedgerMoved(at_s=clock.now(), node=keypair.peer_id, event=event)),
         )  # fmt: skip
         stack.push_async_callback(ledger.close)
@@ -124,7 +121,7 @@ async def join(node: Node) -> None:
     wait_s = JOIN_RETRY_S_MIN
     while others:
         try:
-            await node.dht.bootstrap(others)
+            await node.dht.bootstrap(await resolve_some(others))
             break
         except Unavailable as error:
             note(_log, logging.WARNING, f"not joined yet: {error}{node.membership.why_silent(others)}", retry_s=wait_s)

@@ -27,6 +27,7 @@ from quiver.live.config import load_network, parse_kad, parse_peer
 from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace
 from quiver.live.membership import Membership, Mode
+from quiver.live.names import resolve_names
 from quiver.live.p2p_key import parse_hex, parse_key, parse_record_key
 from quiver.params import Params
 from quiver.quic.limits import Limits
@@ -84,7 +85,7 @@ class Session:
         """The peer an operator named, with an address that can be dialled."""
         info = self.names.get(text)
         if info is None and text.startswith("/"):
-            info = parse_peer(text, where="ADDR")
+            info = await resolve_names(parse_peer(text, where="ADDR"))
         if info is not None:
             self.host.learn(info)
             return info.peer_id
@@ -105,10 +106,12 @@ async def opened(given: argparse.Namespace, keypair: KeyPair | None = None) -> A
         known = [parse_peer(text, where=str(given.network)) for text in network.bootstrap]
         names = {"bootstrap": known[0], "aggregator": parse_peer(network.aggregator.address, where=str(given.network))}
     known += [parse_peer(text, where="--peer") for text in given.peer]
+    known = [await resolve_names(info) for info in known]
+    names = {name: await resolve_names(info) for name, info in names.items()}
     kad = given.kad or (["quiver"] if prefix else ["quiver", "ipfs"])
     first = known[0].addresses if known else ()
     if (address := getattr(given, "address", "")).startswith("/"):
-        first = parse_peer(address, where="ADDR").addresses
+        first = (await resolve_names(parse_peer(address, where="ADDR"))).addresses
     host = Host(
         keypair or KeyPair(os.urandom(keyfile.SEED_BYTES)), host=_source_ip(first), network=prefix,
         limits=Limits(handshake_timeout_s=given.timeout),

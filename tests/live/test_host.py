@@ -11,6 +11,7 @@ from quiver.errors import PeerUnreachable, StreamReset, UsageError, WireCode
 from quiver.identity.keys import KeyPair
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p.host import Host, Kind
+from quiver.live.libp2p.identify import ASK
 from quiver.quic import swarm
 from quiver.quic.limits import Refusal
 from quiver.values.peer import PeerInfo
@@ -52,6 +53,29 @@ async def known(a, b):
 def kind_in_use(a, b):
     address = a._transport.swarm.link_to(b.peer_id).return_address
     return Kind.TCP if multiaddr.tcp_endpoint(address) else Kind.QUIC
+
+
+def test_questions_at_once_to_one_peer_are_one():
+    """js-libp2p answers one identify of each peer at a time and resets a second: `p2p identify` lost its answer to it."""
+    streams = []
+
+    async def story(a, b):
+        serve = b.identify._serve
+
+        async def counted(stream):
+            streams.append(stream)
+            await serve(stream)
+
+        b._transport.serve(ASK, counted)
+        a.learn(b.local_info())
+        # The connection is new, so the host asks by itself as well.
+        told = await asyncio.gather(*[a.identify.ask(b.peer_id) for _ in range(3)])
+        assert told[0] is told[1] is told[2] and len(streams) == 1
+        # A later question is asked again.
+        await a.identify.ask(b.peer_id)
+        assert len(streams) == 2
+
+    play(story, {"kinds": (Kind.QUIC,)}, {"kinds": (Kind.QUIC,)})
 
 
 @pytest.mark.parametrize("kind", Kind)

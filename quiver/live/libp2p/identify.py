@@ -43,7 +43,7 @@ class IdentifyService:
         self._protocols = protocols
         self._observed = observed
         self._loop = loop
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._questions: dict[PeerId, asyncio.Task[Identify]] = {}
         self.known: dict[PeerId, Identify] = {}
         "The last answer of each peer, checked."
         self.listeners: list[OnIdentified] = []
@@ -84,19 +84,22 @@ class IdentifyService:
 
     def ask_soon(self, peer: PeerId) -> None:
         """A connection is new: ask beside everything else."""
-        task = self._loop.create_task(self._ask(peer))
-        self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
-
-    async def _ask(self, peer: PeerId) -> None:
-        try:
-            await self.ask(peer)
-        except QuiverError:
-            # It may speak no identify, or be gone: it is used for what it proves otherwise.
-            return
+        # A peer may speak no identify, or be gone: it is used for what it proves otherwise.
+        self._question(peer).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def ask(self, peer: PeerId) -> Identify:
         """The peer's answer, checked."""
+        return await asyncio.shield(self._question(peer))
+
+    def _question(self, peer: PeerId) -> asyncio.Task[Identify]:
+        """The one under way, or a new one: js-libp2p answers one of each peer at a time and resets a second."""
+        task = self._questions.get(peer)
+        if task is None:
+            task = self._questions[peer] = self._loop.create_task(self._ask(peer))
+            task.add_done_callback(lambda _: self._questions.pop(peer, None))
+        return task
+
+    async def _ask(self, peer: PeerId) -> Identify:
         stream = await self._transport.open(peer, ASK, timeout_s=TIMEOUT_S)
         try:
             told = await self._read(stream)
@@ -125,6 +128,7 @@ class IdentifyService:
 
     async def close(self) -> None:
         """End the questions under way."""
-        for task in list(self._tasks):
+        tasks = list(self._questions.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
