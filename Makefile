@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Seconds for each decoder; two run at once.
 FUZZ_S ?= 20
 
-.PHONY: help setup interpreters interop evm demo test fast lint format notebooks check-long bench real-llm fuzz clean
+.PHONY: help setup interpreters interop evm postgres demo test fast lint format notebooks check-long bench real-llm fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ setup: $(STAMP)  ## virtual environment in .venv with the tested versions
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python setup"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,evm,notebook,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,evm,postgres,notebook,dev]'
 	touch $@
 
 # A Python for which the pinned packages have no wheels is said and left out; under CI=true its test fails.
@@ -76,10 +76,19 @@ tests/evm/js/node_modules/.setup-stamp: tests/evm/js/package.json tests/evm/js/p
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# Debian's package makes a cluster and starts it unless postgresql-common, which comes first, is told not to: tests start their own.
+postgres: setup  ## a PostgreSQL server for tests and devnet, Debian's, where none is installed and we are root
+	@$(BIN)/python -m quiver.live.stores.postgres_server || { test "$$(id -u)" = 0 && export DEBIAN_FRONTEND=noninteractive \
+		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql-common \
+		&& sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
+		&& apt-get install -qq -y --no-install-recommends postgresql \
+		&& $(BIN)/python -m quiver.live.stores.postgres_server; } \
+		|| echo "PostgreSQL: the install failed, nothing will run on a real server"
+
 demo: setup  ## a simulated network of 1,000 providers, then a live one; page and figures in out/demo
 	$(BIN)/python -m experiments.demo --out out/demo
 
-test: lint interpreters interop evm  ## lint, types, import contracts and every tier but long and bench
+test: lint interpreters interop evm postgres  ## lint, types, import contracts and every tier but long and bench
 	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(SERIAL))
 	$(if $(SERIAL),$(PYTEST) $(SERIAL))
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
@@ -104,7 +113,7 @@ check-long: FUZZ_S = 300
 check-long: bench real-llm interop fuzz  ## bench with its floors enforced, a real engine, fuzzing for half an hour, then the tests that take minutes
 	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
 
-bench: evm interop  ## measure; tables in out/bench; fails below a floor
+bench: evm interop postgres  ## measure; tables in out/bench; fails below a floor
 	$(BIN)/python -m tests.bench
 
 # Two packages, 170 MB, pinned by their hashes; nothing else needs them.

@@ -1,7 +1,9 @@
 """What every `Store` must do. Subclass `StoreSuite` and give it a `disk` fixture.
 
 `disk.run(story)` runs `await story()` on the store's own loop; `disk.open()` opens the store, as a new process would;
-`await disk.crash(store)` ends its process without goodbye.
+`await disk.crash(store)` ends its process without goodbye. Stores of real machines are also held to `RealStoreSuite`:
+`disk.break_writes(store)` makes what is written from then on fail; `disk.set_version(number)` changes what a closed store says
+about itself.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import asyncio
 
 import pytest
 
-from quiver.errors import Unavailable
+from quiver.errors import Unavailable, UsageError
+from quiver.live.stores.version import STORE_VERSION
 
 
 class StoreSuite:
@@ -61,6 +64,38 @@ class StoreSuite:
             assert next(rows) == (b"a", b"1")
             await store.commit([("t", b"b", b"2"), ("t", b"c", b"2")])
             assert list(rows) == [(b"c", b"1")]
+            await store.close()
+
+        disk.run(story)
+
+    def test_a_long_scan_shows_the_moment_of_its_call_and_reads_after_it_show_theirs(self, disk):
+        async def story():
+            store = disk.open()
+            keys = [number.to_bytes(4, "big") for number in range(10_000)]
+            await store.commit([("t", key, b"1") for key in keys])
+            rows, dropped = store.scan("t"), store.scan("t", b"\0\0")
+            assert (next(rows), next(dropped)) == ((keys[0], b"1"), (keys[0], b"1"))
+            await store.commit([("t", key, b"2" if key != keys[-1] else None) for key in keys] + [("t", b"z", b"2")])
+            assert (store.get("t", keys[1]), store.get("t", keys[-1])) == (b"2", None)
+            assert list(rows) == [(key, b"1") for key in keys[1:]]
+            assert list(rows) == []
+            del dropped
+            assert list(store.scan("t")) == [(key, b"2") for key in keys[:-1]] + [(b"z", b"2")]
+            await store.close()
+
+        disk.run(story)
+
+    def test_a_large_batch_is_like_small_ones_and_its_last_write_wins(self, disk):
+        async def story():
+            store = disk.open()
+            await store.commit([("t", b"gone", b"1"), ("t", b"old", b"1")])
+            many = [("t", b"%05d" % number, bytes((number % 256,)) * (number % 700)) for number in range(3000)]
+            await store.commit(
+                [*many, ("t", b"gone", None), ("t", b"old", b"2"), ("t", b"00007", b""), ("t", b"00008", None)]
+            )
+            expected = {key: value for _, key, value in many} | {b"old": b"2", b"00007": b""}
+            del expected[b"00008"]
+            assert list(store.scan("t")) == sorted(expected.items())
             await store.close()
 
         disk.run(story)
@@ -128,5 +163,58 @@ class StoreSuite:
             await store.close()
             with pytest.raises(Unavailable):
                 await store.commit([("t", b"k", b"1")])
+
+        disk.run(story)
+
+
+class RealStoreSuite(StoreSuite):
+    """Of stores whose disk or server can fail, and which outlive the code that wrote them."""
+
+    def test_after_a_failed_write_nothing_is_taken_until_it_is_opened_again(self, disk):
+        async def story():
+            store = disk.open()
+            await store.commit([("t", b"1", b"kept")])
+            disk.break_writes(store)
+            # Both wait together, the second may not even have been tried.
+            lost = await asyncio.gather(
+                store.commit([("t", b"2", b"lost")]), store.commit([("t", b"3", b"lost")]), return_exceptions=True
+            )
+            assert [type(error) for error in lost] == [Unavailable, Unavailable]
+            with pytest.raises(Unavailable, match="and restart the node"):
+                await store.commit([("t", b"4", b"refused")])
+            await store.close()
+            store = disk.open()
+            assert list(store.scan("t")) == [(b"1", b"kept")]
+            await store.commit([("t", b"5", b"kept")])
+            await store.close()
+
+        disk.run(story)
+
+    def test_a_second_opener_is_told_to_stop(self, disk):
+        async def story():
+            store = disk.open()
+            with pytest.raises(UsageError, match="in use by another process"):
+                disk.open()
+            await store.commit([("t", b"k", b"the first goes on")])
+            await store.close()
+            await disk.open().close()
+
+        disk.run(story)
+
+    def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(self, disk):
+        async def story():
+            store = disk.open()
+            await store.commit([("t", b"k", b"1")])
+            await store.close()
+            disk.set_version(STORE_VERSION + 1)
+            for _ in range(2):
+                with pytest.raises(
+                    UsageError, match=f"newer QUIVer.*version {STORE_VERSION + 1}.*up to {STORE_VERSION}"
+                ):
+                    disk.open()
+            disk.set_version(STORE_VERSION)
+            store = disk.open()
+            assert list(store.scan("t")) == [(b"k", b"1")]
+            await store.close()
 
         disk.run(story)

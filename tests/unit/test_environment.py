@@ -23,8 +23,8 @@ def canonical(name: str) -> str:
 
 
 def parse(requirement: str) -> tuple[str, str]:
-    """'PyNaCl>=1.5,<2; marker' -> ('pynacl', '>=1.5,<2')."""
-    match = re.fullmatch(r"([A-Za-z0-9._-]+?)\s*((?:[<>=!~]=?[^;]*)?)(?:;.*)?", requirement.strip())
+    """'PyNaCl[extra]>=1.5,<2; marker' -> ('pynacl', '>=1.5,<2')."""
+    match = re.fullmatch(r"([A-Za-z0-9._-]+?)(?:\[[^]]*\])?\s*((?:[<>=!~]=?[^;]*)?)(?:;.*)?", requirement.strip())
     assert match is not None, f"not a requirement: {requirement!r}"
     return canonical(match[1]), match[2].replace(" ", "")
 

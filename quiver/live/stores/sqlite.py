@@ -1,28 +1,22 @@
-"""The `Store` port on SQLite: WAL, synchronous=FULL, one writer thread, one fsync for all batches that wait (group commit).
+"""The `Store` port on SQLite: WAL, synchronous=FULL, one writer thread, one fsync for all batches that wait.
 
-Rules of this file: batches reach the disk in the order of their calls; cancelling a caller does not take its batch back; after a
-failed write the store refuses everything until it is opened again, because what the disk holds is no longer known.
 A lock file keeps a second process out: two writers of one role's tables would corrupt its channels.
 """
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import sqlite3
-import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
-from quiver.errors import Unavailable, UsageError
+from quiver.errors import UsageError
+from quiver.live.stores.group_commit import GroupCommit
+from quiver.live.stores.rows import SCAN_CHUNK_ROWS, Rows, successor
+from quiver.live.stores.version import STORE_VERSION, check_version
 from quiver.ports import Batch
-
-# Batches that may wait for the writer; a caller beyond that waits for room.
-PENDING_MAX = 4096
-# Batches in one transaction: bounds how long one fsync group holds the file.
-GROUP_MAX = 1024
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS rows (tab TEXT, key BLOB, value BLOB NOT NULL, PRIMARY KEY (tab, key)) WITHOUT ROWID"
@@ -33,8 +27,6 @@ _GET = "SELECT value FROM rows WHERE tab = ? AND key = ?"
 _SCAN = "SELECT key, value FROM rows WHERE tab = ? AND key >= ? ORDER BY key"
 _SCAN_UNTIL = "SELECT key, value FROM rows WHERE tab = ? AND key >= ? AND key < ? ORDER BY key"
 
-_Waiting = tuple[Batch, "asyncio.Future[None]", asyncio.AbstractEventLoop]
-
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection whose commits survive a power cut. Transactions are begun by hand."""
@@ -42,6 +34,20 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     return connection
+
+
+def migrate(connection: sqlite3.Connection, name: str) -> None:
+    """Bring the file to this version's layout, all or nothing; `UsageError` for one that newer code wrote."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        check_version(found, name)
+        connection.execute(_SCHEMA)
+        connection.execute(f"PRAGMA user_version={STORE_VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 class SqliteStore:
@@ -52,21 +58,25 @@ class SqliteStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = self._take_lock()
         try:
-            self._writer_connection = connect(self._path)
-            self._writer_connection.execute(_SCHEMA)
-            self._reader = connect(self._path)
-        except sqlite3.Error as error:
+            self._open()
+        except BaseException:
             os.close(self._lock_file)
+            raise
+        self._group = GroupCommit(self._write, name=str(self._path), remedy="free the disk")
+
+    def _open(self) -> None:
+        try:
+            self._writer_connection = connect(self._path)
+            try:
+                migrate(self._writer_connection, str(self._path))
+                self._reader = connect(self._path)
+            except BaseException:
+                self._writer_connection.close()
+                raise
+        except sqlite3.Error as error:
             raise UsageError(
                 f"cannot open the store {self._path}: {error}; restore it from a backup or move it away"
             ) from error
-        self._pending: deque[_Waiting] = deque()
-        self._changed = threading.Condition()
-        self._room = asyncio.Semaphore(PENDING_MAX)
-        self._failure: str | None = None
-        self._closing = False
-        self._thread = threading.Thread(target=self._write_loop, name=f"store {self._path.name}", daemon=True)
-        self._thread.start()
 
     def _take_lock(self) -> int:
         file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -86,94 +96,42 @@ class SqliteStore:
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Committed pairs under `prefix`, in key order, as of the call."""
-        until = _successor(prefix)
+        until = successor(prefix)
+        connection = self._reader
         if until is None:
-            rows = self._reader.execute(_SCAN, (table, prefix)).fetchall()
+            cursor = connection.execute(_SCAN, (table, prefix))
         else:
-            rows = self._reader.execute(_SCAN_UNTIL, (table, prefix, until)).fetchall()
-        return iter(rows)
+            cursor = connection.execute(_SCAN_UNTIL, (table, prefix, until))
+        first = cursor.fetchmany(SCAN_CHUNK_ROWS)
+        if len(first) < SCAN_CHUNK_ROWS:
+            cursor.close()
+            return iter(first)
+        # While its statement is not through, the connection sees this moment alone: it goes with the scan.
+        self._reader = connect(self._path)
+        return Rows(first, lambda: cursor.fetchmany(SCAN_CHUNK_ROWS), connection.close)
 
     async def commit(self, batch: Batch) -> None:
         """Returns once the batch is on disk; `Unavailable` when the disk failed or the store is closed."""
-        self._check_usable()
-        await self._room.acquire()
-        try:
-            self._check_usable()
-        except Unavailable:
-            self._room.release()
-            raise
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        with self._changed:
-            self._pending.append((tuple(batch), done, loop))
-            self._changed.notify()
-        await done
+        await self._group.commit(batch)
 
-    def _check_usable(self) -> None:
-        if self._failure is not None:
-            raise Unavailable(f"the store {self._path} failed: {self._failure}; free the disk and restart the node")
-        if self._closing:
-            raise Unavailable(f"the store {self._path} is closed")
-
-    def _write_loop(self) -> None:
-        while True:
-            with self._changed:
-                while not self._pending and not self._closing:
-                    self._changed.wait()
-                if not self._pending:
-                    return
-                group = [self._pending.popleft() for _ in range(min(len(self._pending), GROUP_MAX))]
-            self._write(group)
-            for _, done, loop in group:
-                try:
-                    loop.call_soon_threadsafe(self._settle, done)
-                except RuntimeError:
-                    # The loop is gone; the batch is on disk and nobody waits.
-                    continue
-
-    def _write(self, group: list[_Waiting]) -> None:
-        if self._failure is not None:
-            return
+    def _write(self, batches: Sequence[Batch]) -> None:
         connection = self._writer_connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for batch, _, _ in group:
-                for table, key, value in batch:
-                    if value is None:
-                        connection.execute(_DELETE, (table, key))
-                    else:
-                        connection.execute(_PUT, (table, key, value))
+            for table, key, value in chain.from_iterable(batches):
+                if value is None:
+                    connection.execute(_DELETE, (table, key))
+                else:
+                    connection.execute(_PUT, (table, key, value))
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._failure = str(error)
+        finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def _settle(self, done: asyncio.Future[None]) -> None:
-        self._room.release()
-        if done.done():
-            return
-        if self._failure is None:
-            done.set_result(None)
-        else:
-            done.set_exception(
-                Unavailable(f"the store {self._path} failed: {self._failure}; free the disk and restart the node")
-            )
-
     async def close(self) -> None:
         """Write what waits, then release the file."""
-        if self._closing:
+        if not await self._group.close():
             return
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
         self._reader.close()
         self._writer_connection.close()
         os.close(self._lock_file)
-
-
-def _successor(prefix: bytes) -> bytes | None:
-    """The smallest key after all keys with this prefix; None when there is none."""
-    trimmed = prefix.rstrip(b"\xff")
-    return None if not trimmed else trimmed[:-1] + bytes((trimmed[-1] + 1,))
