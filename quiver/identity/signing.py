@@ -7,6 +7,7 @@ import struct
 
 from quiver.errors import MalformedMessage
 from quiver.ids import ADDRESS_BYTES, DIGEST_BYTES, Address, ChannelId, PeerId, compute_domain
+from quiver.values.evidence import Evidence
 from quiver.values.ledger import Commitment, Leaf, Promise
 from quiver.values.offer import Offer
 from quiver.values.receipt import ReceiptBody
@@ -17,6 +18,7 @@ AUTHORISE_TAG = b"QUIVer/authorise/v1"
 PROMISE_TAG = b"QUIVer/promise/v1"
 COMMITMENT_TAG = b"QUIVer/commitment/v1"
 OFFER_TAG = b"QUIVer/offer/v1"
+EVIDENCE_TAG = b"QUIVer/evidence/v1"
 VERSION = 1
 
 _RECEIPT = struct.Struct(">BQ20s32s16sQ32s20s32s32s32sIIQQQ")
@@ -25,6 +27,7 @@ _ACK = struct.Struct(">32sQQQ32s")
 _PROMISE = struct.Struct(">32sQQQ32sQ")
 _COMMITMENT = struct.Struct(">Q32sQ")
 _OFFER = struct.Struct(">32s32s32s32sQQQ32sIQQ20sQ20sQQ")
+_EVIDENCE = struct.Struct(">32s32sddQQ32s")
 _LEAF = struct.Struct(">BQ32sQQQ32s")
 
 
@@ -101,6 +104,22 @@ def offer_bytes(offer: Offer) -> bytes:
         )  # fmt: skip
     except (struct.error, ValueError, OverflowError) as error:
         raise MalformedMessage(f"an offer with a number beyond its place: {error}") from error
+
+
+def evidence_digest(evidence: Evidence, witness: bytes) -> bytes:
+    """SHA-256(tag | SHA-256(peer) | SHA-256(detector) | score8 | threshold8 | since8 | until8 | SHA-256(reasons) | witness32).
+
+    Score and threshold as IEEE 754 doubles, reasons as length4 | UTF-8 each. `MalformedMessage` for times beyond their place.
+    """
+    reasons = b"".join(len(text).to_bytes(4, "big") + text for text in map(str.encode, evidence.reasons))
+    try:
+        packed = _EVIDENCE.pack(
+            hashlib.sha256(evidence.peer).digest(), hashlib.sha256(evidence.detector.encode()).digest(), evidence.score,
+            evidence.threshold, evidence.since_ms, evidence.until_ms, hashlib.sha256(reasons).digest(),
+        )  # fmt: skip
+    except struct.error as error:
+        raise MalformedMessage(f"evidence with a time beyond its place: {error}") from error
+    return hashlib.sha256(EVIDENCE_TAG + packed + witness).digest()
 
 
 def request_hash(request_id: bytes, model: bytes, max_tokens: int, body: bytes) -> bytes:
