@@ -182,5 +182,6 @@ class AggregatorNode(Node):
         self.service = AggregatorService(self.runtime)
 
     async def start(self) -> None:
-        """Close epochs from now on."""
+        """Close epochs and look for fraud from now on."""
         self.spawn(self.service.run())
+        self.spawn(self.service.fraud.run())

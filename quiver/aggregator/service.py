@@ -12,6 +12,7 @@ from collections import OrderedDict
 import msgspec
 
 from quiver.aggregator.commitment import EpochTree
+from quiver.aggregator.fraud import FraudDesk
 from quiver.aggregator.window import Ingest, Window, epoch_key, forget_epoch, load_entries, load_head
 from quiver.errors import PeerError, ReceiptMismatch, SettlementError, Unavailable, WireCode
 from quiver.identity.peer_id import public_key_of
@@ -53,6 +54,8 @@ class AggregatorService:
         self._runtime = runtime
         self._window = Window.load(runtime.store, runtime.params)
         self._trees: OrderedDict[int, EpochTree] = OrderedDict()
+        self.fraud = FraudDesk(runtime)
+        "Looks at what was accepted; `run` it beside the service."
         runtime.transport.serve(RECEIPTS, self.serve)
 
     @property
@@ -77,6 +80,7 @@ class AggregatorService:
             done = await self._ingest(peer, frame)
         except PeerError as error:
             self._record_evidence(peer, error)
+            self.fraud.on_refused(peer, error)
             return Refused(batch_id=frame.batch_id, code=int(error.wire_code), message=str(error))
         except Unavailable as error:
             return Refused(batch_id=frame.batch_id, code=int(WireCode.RESOURCE_LIMIT), message=str(error))
@@ -99,6 +103,7 @@ class AggregatorService:
         )  # fmt: skip
         await runtime.store.commit(done.batch)
         if done.accepted:
+            self.fraud.on_receipts(frame.receipts[done.duplicates :])
             runtime.trace.emit(
                 ReceiptsIngested(
                     at_s=runtime.clock.now(), node=runtime.signer.peer_id, channel=state.channel,

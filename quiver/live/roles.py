@@ -65,7 +65,7 @@ async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Eve
                 f"0x{node.runtime.signer.account.hex()}: use the aggregator's own key file"
             )
         service = AggregatorService(node.runtime)
-        await _until(stop, _after_join(node, node.dht.run), service.run())
+        await _until(stop, _after_join(node, node.dht.run), service.run(), service.fraud.run())
 
 
 async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) -> None:
