@@ -13,7 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from quiver.ids import PeerId
-from quiver.quic.rate import Rate
+from quiver.quic.rate import Buckets, Rate
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,9 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True):
         ("/ipfs/id/push/1.0.0", Bound(incoming=16, outgoing=16, total=32)),
     )
     "Instead of `streams_per_protocol_and_peer`, for protocols that need little."
+    rpc_rate: Rate = Rate(burst=2500, per_s=250.0)
+    """Questions, and streams for a handler, of one protocol and peer. A provider that announces 1024 keys asks each of its
+    neighbours two things a key, at once and again each `republish_s`; nothing else that is honest comes near it."""
 
 
 class Refusal(StrEnum):
@@ -91,12 +94,16 @@ class Refusal(StrEnum):
     STREAMS_PER_PROTOCOL_AND_PEER = "streams_per_protocol_and_peer"
     NEGOTIATION = "negotiation"
     "A stream named no protocol of ours in time."
+    RPC_RATE = "rpc_rate"
+    "It asks more of one protocol than its share."
     QUESTION = "question"
     "An rpc's question did not come in time."
     FRAME = "frame"
     "Too long, cut, or not a frame."
     PROTOCOL = "protocol"
     "It broke the rules of a protocol after its stream was agreed, or of the connection."
+    ROOM = "room"
+    "It asked us to hold something for which there is no room."
     WASTE = "waste"
     "Too many streams came to nothing: the connection was closed."
     MEMORY = "memory"
@@ -166,6 +173,7 @@ class Quota:
         self.limits = limits or NodeLimits()
         self.refused: Counter[Refusal] = Counter()
         self._special = dict(self.limits.protocols_and_peers)
+        self._rpcs = Buckets(self.limits.rpc_rate)
         self._node = Tally(self.limits.streams)
         self._protocols: dict[str, Tally] = {}
         self._peers: dict[PeerId, tuple[Tally, dict[str, StreamScope]]] = {}
@@ -173,6 +181,13 @@ class Quota:
     def refuse(self, kind: Refusal) -> None:
         """Count one refusal."""
         self.refused[kind] += 1
+
+    def admits_rpc(self, peer: PeerId, protocol_id: str, now: float) -> bool:
+        """One more question of `peer` in `protocol_id` is within its rate; counted if not. It outlives connections."""
+        if self._rpcs.take((peer, protocol_id), now):
+            return True
+        self.refused[Refusal.RPC_RATE] += 1
+        return False
 
     def scope(self, peer: PeerId, protocol_id: str) -> StreamScope:
         """Where the streams of `protocol_id` with `peer` are counted. Protocols are those we serve or dial: they are few."""

@@ -17,6 +17,10 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     per_s: float
 
 
+UNLIMITED = Rate(burst=1 << 62, per_s=0.0)
+"""For peers that are one's own."""
+
+
 class Bucket:
     """One token bucket, full at first."""
 

@@ -192,6 +192,8 @@ class SwarmTransport:
             self.quota.refuse(refusal)
             driver.reset(stream, WireCode.RESOURCE_LIMIT)
             link.transmit_soon()
+        elif stream.protocol_id in self._handlers and not self._admits(link, stream):
+            scope.leave_incoming()
         elif (served := self._handlers.get(stream.protocol_id)) is not None:
             protocol, handler = served
             task = self._loop.create_task(self._run(handler, self._wrap(link, stream, protocol)), name=protocol.id)
@@ -205,6 +207,17 @@ class SwarmTransport:
             stream.on_change = partial(answer, link, stream, protocol, function)
             if not stream.frames:
                 driver.expect_question(stream, self._clock.now())
+
+    def _admits(self, link: Link, stream: FrameStream) -> bool:
+        """The peer asks within its rate; else the stream is reset, and one that goes on like that loses its connection."""
+        driver, now = link.driver, self._clock.now()
+        assert driver.peer_id is not None
+        if self.quota.admits_rpc(driver.peer_id, stream.protocol_id, now):
+            return True
+        driver.reset(stream, WireCode.RESOURCE_LIMIT)
+        driver.count_waste(now)
+        link.transmit_soon()
+        return False
 
     def _on_handled(self, scope: StreamScope, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -261,6 +274,8 @@ class SwarmTransport:
     ) -> bytes | None:
         """What to answer; None if the stream was reset instead."""
         driver = link.driver
+        if not self._admits(link, stream):
+            return None
         if not driver.has_memory():
             self.quota.refuse(Refusal.MEMORY)
             driver.reset(stream, WireCode.RESOURCE_LIMIT)
@@ -284,7 +299,7 @@ class SwarmTransport:
         """What the peer is told of its mistake, which is counted; a reset of its own is none."""
         if isinstance(error, StreamReset):
             return error.code
-        self.quota.refuse(Refusal.PROTOCOL)
+        self.quota.refuse(Refusal.ROOM if error.wire_code == WireCode.RESOURCE_LIMIT else Refusal.PROTOCOL)
         return error.wire_code
 
     def _report(self, protocol_id: str, error: Exception) -> None:

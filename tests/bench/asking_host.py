@@ -17,6 +17,8 @@ import uvloop
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import parse_peer_id, peer_id_text
 from quiver.live.libp2p.host import Host, Kind
+from quiver.quic.limits import NodeLimits
+from quiver.quic.rate import UNLIMITED
 from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import from_text, to_text
 from tests.bench.rows_live import ANSWER, QUESTION, RPC
@@ -67,7 +69,8 @@ async def _answer(commands: Commands, told: dict[str, Any]) -> None:
 
 async def main() -> None:
     """Until the end of standard input; one command after another."""
-    host = Host(KeyPair(os.urandom(32)), kinds=(Kind.QUIC,))
+    # One peer asks more here than a node grants a stranger.
+    host = Host(KeyPair(os.urandom(32)), kinds=(Kind.QUIC,), node_limits=NodeLimits(rpc_rate=UNLIMITED))
     await host.start()
     host.answer(RPC, lambda peer, message: ANSWER)
     name, commands, lines = peer_id_text(host.peer_id), Commands(host), asyncio.StreamReader()

@@ -36,5 +36,9 @@ def test_the_numbers_are_those_of_the_code():
     assert row("handshake") == [one.handshake_timeout_s]
     assert row("naming a protocol") == [NEGOTIATION_TIMEOUT_S]
     assert row("streams that the peer resets or that come to nothing")[:2] == [one.waste.burst, one.waste.per_s]
+    assert row("questions, and streams for a handler, of a protocol and a peer") == [
+        node.rpc_rate.burst,
+        node.rpc_rate.per_s,
+    ]
     assert row("new ones of an IPv4 address or IPv6 /56") == [node.connection_rate.burst, node.connection_rate.per_s]
     assert f"With {node.retry_threshold} half-open" in SECTION
