@@ -41,9 +41,11 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Chain(Section, frozen=True, kw_only=True):
-    """Where money is settled: today the local ledger, a file that all nodes of one machine share."""
+    """`[chain]` of network.toml: where money is settled. Id and contract are in the network's hash, the way there is not."""
 
-    path: str
+    kind: Literal["local", "evm"] = "local"
+    "local: the contract's model in a file; evm: the contract itself, its history in a file. Both for nodes of one machine."
+    path: str = ""
     "The ledger's file."
     id: int = 31337
     contract: str = "0x" + "51" * ADDRESS_BYTES

@@ -22,6 +22,9 @@ from types import TracebackType
 import msgspec
 
 from quiver.errors import Unavailable, UsageError
+from quiver.ids import Address
+from quiver.live.chain.embedded import LEDGER_FILE, embedded_chain
+from quiver.live.config import Chain
 from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts
 from quiver.params import Params
 
@@ -37,6 +40,7 @@ FAUCET_CREDITS = 1_000_000_000
 MOCK_MODEL = "mock:latest"
 MOCK_PARALLEL = 16
 HOST = "127.0.0.1"
+CHAINS = ("evm", "local")
 _INVENTORY = {"ollama": "/api/version", "openai": "/v1/models"}
 
 
@@ -54,7 +58,8 @@ class Devnet:
 
     `backend` is the URL of a running engine to use in place of the mock: an Ollama, or, with `models` (name -> digest,
     which it does not tell), any server that speaks OpenAI's API. `speed` is how fast the mock's time runs (1.0 is a real
-    GPU's pace, 0 never waits). `params` replace `devnet_params(epoch_ms)`.
+    GPU's pace, 0 never waits). `params` replace `devnet_params(epoch_ms)`. `chain` is where money is: "evm", the contract on an
+    engine in each node, or "local", its model.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Devnet:
         models: Mapping[str, str] | None = None,
         speed: float = 1.0,
         http_port: int = 0,
+        chain: str = "evm",
     ) -> None:
         if not 1 <= providers <= PROVIDERS_MAX:
             raise UsageError(f"a devnet has 1 to {PROVIDERS_MAX} providers, not {providers}")
@@ -80,6 +86,9 @@ class Devnet:
         "By name: mock, bootstrap, aggregator, provider-1 ..., gateway."
         self.params = params or devnet_params(epoch_ms)
         self.providers = [f"provider-{number + 1}" for number in range(providers)]
+        if chain not in CHAINS:
+            raise UsageError(f"chain {chain!r}: it is one of {', '.join(CHAINS)}")
+        self._chain = chain
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
         ports = free_ports(3, socket.SOCK_DGRAM)
@@ -97,6 +106,7 @@ class Devnet:
         init_network(
             self.directory, name="devnet", host=HOST, bootstrap_port=self._bootstrap_port,
             aggregator_port=self._aggregator_port, params=self.params, idle_timeout_s=IDLE_TIMEOUT_S,
+            make_chain=self._make_chain,
         )  # fmt: skip
         for name in self.providers:
             init_role(
@@ -106,6 +116,9 @@ class Devnet:
                 idle_timeout_s=IDLE_TIMEOUT_S,
                 parts=provider_parts(url=self.backend_url, kind=self._kind, models=self._models, slots=4),
             )
+
+    def _make_chain(self, aggregator: Address) -> Chain:
+        return Chain(path=LEDGER_FILE) if self._chain == "local" else embedded_chain(aggregator)
 
     def _write_gateway(self) -> None:
         models = self._models or read_models(self.backend_url)

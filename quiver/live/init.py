@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from quiver.errors import UsageError
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import peer_id_text
+from quiver.ids import Address
 from quiver.live import keyfile
 from quiver.live.config import AggregatorAddress, Chain, Network
 from quiver.params import Params
@@ -69,9 +70,12 @@ def check_absent(*paths: Path) -> None:
 
 def init_network(
     directory: Path, *, name: str, host: str, bootstrap_port: int, aggregator_port: int, params: Params | None = None,
-    idle_timeout_s: float = 30.0,
+    idle_timeout_s: float = 30.0, make_chain: Callable[[Address], Chain] | None = None,
 ) -> Network:  # fmt: skip
-    """`network.toml`, and the two nodes it names: one bootstrap and the aggregator, with fixed ports."""
+    """`network.toml`, and the two nodes it names: one bootstrap and the aggregator, with fixed ports.
+
+    `make_chain` is given the aggregator's account; without it, money is in the local ledger.
+    """
     check_absent(
         *(
             directory / name
@@ -83,7 +87,7 @@ def init_network(
     network = Network(
         name=name,
         bootstrap=(_address(bootstrap, host, bootstrap_port),),
-        chain=Chain(path="ledger.sqlite"),
+        chain=Chain(path="ledger.sqlite") if make_chain is None else make_chain(aggregator.account),
         aggregator=AggregatorAddress(
             address=_address(aggregator, host, aggregator_port), account="0x" + aggregator.account.hex()
         ),
@@ -196,6 +200,12 @@ def provider_parts(
     )
 
 
+_KINDS = {
+    "local": "the contract's model in a file",
+    "evm": "the contract itself on an engine in each node, its history in a file",
+}
+
+
 def render_network(network: Network) -> str:
     """`network.toml` with its hash; params that are the default are left out."""
     defaults = Params.default()
@@ -210,7 +220,8 @@ def render_network(network: Network) -> str:
         f"name = {_text(network.name)}\n"
         f"bootstrap = [{', '.join(_text(text) for text in network.bootstrap)}]\n"
         f"hash = {_text(network.compute_hash())}\n"
-        f"\n[chain]\npath = {_text(chain.path)}        # the local ledger: one file for all nodes of this machine\n"
+        f"\n[chain]\nkind = {_text(chain.kind)}                 # {_KINDS[chain.kind]}\n"
+        f"path = {_text(chain.path)}        # one file for all nodes of this machine\n"
         f"id = {chain.id}\ncontract = {_text(chain.contract)}\nopening_cost_credits = {chain.opening_cost_credits}\n"
         f"\n[aggregator]\naddress = {_text(network.aggregator.address)}\naccount = {_text(network.aggregator.account)}\n"
         "\n# Constants of the protocol that differ from the defaults (quiver/params.py).\n[params]\n"

@@ -28,7 +28,7 @@ from quiver.values.ledger import (
 # Solidity's Error(string), which Vyper's assertions use too.
 _ERROR = selector("Error(string)")
 _VERDICTS = {1: Verdict.OPEN, 2: Verdict.ANSWERED, 3: Verdict.SLASHED}
-_FAULTS = {number: fault for fault, number in FAULT_NUMBERS.items()}
+FAULTS = {number: fault for fault, number in FAULT_NUMBERS.items()}
 
 
 def _topic(signature: str) -> bytes:
@@ -71,7 +71,7 @@ def read_logs(logs: Iterable[Log], *, stake: int) -> Moved:
         elif kind == SLASHED:
             _, amount, reward = decode(["address", "uint256", "uint256"], log.data)
             slashed, paid = slashed + amount, paid + reward
-            if _FAULTS[int.from_bytes(log.topics[1], "big")] is not Fault.HEAD:
+            if FAULTS[int.from_bytes(log.topics[1], "big")] is not Fault.HEAD:
                 refunded += stake
     return Moved(paid=paid, refunded=refunded, slashed=slashed)
 
@@ -88,12 +88,12 @@ def read_channel(channel_id: ChannelId, output: bytes) -> ChannelState | None:
     """Of the view `channel`."""
     types = ["address"] * 3 + ["uint256"] * 3 + ["bool", "address", "uint256"]
     payer, provider, session, locked, paid, exit_at_ms, closed, following, rotates_at_ms = decode(types, output)
-    if _address(payer) == NOBODY:
+    if address_of(payer) == NOBODY:
         return None
     return ChannelState(
-        channel=channel_id, payer=_address(payer), provider=_address(provider), session=_address(session),
+        channel=channel_id, payer=address_of(payer), provider=address_of(provider), session=address_of(session),
         locked=locked, paid=paid, exit_at_ms=exit_at_ms or None, closed=closed,
-        next_session=_address(following) if rotates_at_ms else None, rotates_at_ms=rotates_at_ms or None,
+        next_session=address_of(following) if rotates_at_ms else None, rotates_at_ms=rotates_at_ms or None,
     )  # fmt: skip
 
 
@@ -103,17 +103,17 @@ def read_epoch(number: int, output: bytes) -> EpochState | None:
     if count == 0:
         return None
     commitment = Commitment(epoch=number, root=root, count=count)
-    return EpochState(commitment=commitment, submitted_ms=submitted_ms, poster=_address(poster))
+    return EpochState(commitment=commitment, submitted_ms=submitted_ms, poster=address_of(poster))
 
 
 def read_bond(account: Address, output: bytes) -> BondState | None:
     """Of the view `bond_of`."""
     signer, amount, challenges, unbond_at_ms = decode(["address"] + ["uint256"] * 3, output)
-    if _address(signer) == NOBODY:
+    if address_of(signer) == NOBODY:
         return None
     return BondState(
         account=account,
-        signer=_address(signer),
+        signer=address_of(signer),
         amount=amount,
         challenges=challenges,
         unbond_at_ms=unbond_at_ms or None,
@@ -126,10 +126,11 @@ def read_challenge(fault: Fault, epoch: int, subject: bytes, output: bytes) -> C
     if verdict == 0:
         return None
     return ChallengeState(
-        fault=fault, epoch=epoch, subject=subject, challenger=_address(challenger), respond_by_ms=respond_by_ms,
+        fault=fault, epoch=epoch, subject=subject, challenger=address_of(challenger), respond_by_ms=respond_by_ms,
         verdict=_VERDICTS[verdict],
     )  # fmt: skip
 
 
-def _address(text: str) -> Address:
+def address_of(text: str) -> Address:
+    """20 bytes of an address as decoders give it."""
     return Address(bytes.fromhex(text[2:]))

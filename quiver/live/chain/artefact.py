@@ -43,6 +43,14 @@ def selector(signature: str) -> bytes:
     return keccak256(signature.encode())[:4]
 
 
+def contract_address(creator: Address, nonce: int) -> Address:
+    """Where a contract lands that `creator` deploys with its transaction `nonce` (Yellow Paper, 7)."""
+    number = nonce.to_bytes((nonce.bit_length() + 7) // 8, "big")
+    encoded = number if len(number) == 1 and nonce < 0x80 else bytes([0x80 + len(number)]) + number
+    items = bytes([0x80 + len(creator)]) + creator + encoded
+    return Address(keccak256(bytes([0xC0 + len(items)]) + items)[12:])
+
+
 def deployment(
     bytecode: bytes, *, aggregator: Address, terms: Terms, token: Address = NOBODY, unit: int = UNIT_DEFAULT
 ) -> bytes:

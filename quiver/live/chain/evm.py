@@ -16,10 +16,11 @@ import msgspec
 from eth_abi.abi import decode, encode
 from pyrevm import EVM, BlockEnv, CfgEnv, Env
 
-from quiver.errors import SettlementError
+from quiver.errors import SettlementError, UsageError
 from quiver.ids import DIGEST_BYTES, Address, ChannelId
 from quiver.live.chain.answers import (
     Log,
+    Moved,
     read_bond,
     read_challenge,
     read_channel,
@@ -29,6 +30,7 @@ from quiver.live.chain.answers import (
 )
 from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact, selector
 from quiver.live.chain.calls import FAULT_NUMBERS, encode_call, place_nowhere, proof_of
+from quiver.live.chain.reading import decode_call
 from quiver.params import Params
 from quiver.ports import Clock
 from quiver.settlement.accounts import NOBODY, SUPPLY_MAX
@@ -54,6 +56,17 @@ _OUTPUT = re.compile(r"output: 0x([0-9a-f]*)")
 def hex_address(account: Address) -> str:
     """As engines and nodes want it."""
     return "0x" + account.hex()
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One transaction as a chain's history holds it."""
+
+    sender: Address
+    calldata: bytes
+    value: int
+    "Coin that goes along, in the chain's smallest unit."
+    at_ms: int
+    "Of its block; the chain counts whole seconds."
 
 
 class EvmChain:
@@ -87,24 +100,57 @@ class EvmChain:
 
     def apply(self, transaction: Transaction, now_ms: int) -> LedgerEvent:
         """The event of an accepted transaction; `SettlementError(reason)` and no change for a refused one."""
-        calldata, value = self._calldata(transaction), 0
-        self._next_block(now_ms)
+        call = self.make_call(transaction, now_ms)
+        return self._tell(transaction, call, *self._execute(call))
+
+    def make_call(self, transaction: Transaction, now_ms: int) -> Call:
+        """The bytes of a transaction as the next block would hold them; `SettlementError` for one that has none."""
+        value = 0
         if isinstance(transaction, Deposit) and self._token == NOBODY:
             value = min(transaction.amount, SUPPLY_MAX) * self._unit
-            self.engine.set_balance(hex_address(transaction.sender), self.coin(transaction.sender) + value)
+        return Call(sender=transaction.sender, calldata=self._calldata(transaction), value=value, at_ms=now_ms)
+
+    def check(self, call: Call) -> None:
+        """`SettlementError` if the contract would refuse it now; nothing changes either way."""
+        before = self.engine.snapshot()
         try:
-            output = self._call(transaction.sender, calldata, value=value)
+            self._execute(call)
+        finally:
+            self.engine.revert(before)
+
+    def replay(self, call: Call) -> LedgerEvent:
+        """The event of a call that was accepted before, elsewhere; `SettlementError` means that it was not."""
+        output, moved = self._execute(call)
+        transaction = decode_call(call.sender, call.calldata, self._leaf_count)
+        if transaction is None:
+            raise UsageError(f"0x{call.calldata[:4].hex()} is not a transaction of the contract")
+        return self._tell(transaction, call, output, moved)
+
+    def _execute(self, call: Call) -> tuple[bytes, Moved]:
+        self._next_block(call.at_ms)
+        sender = hex_address(call.sender)
+        if call.value:
+            self.engine.set_balance(sender, self.coin(call.sender) + call.value)
+        try:
+            output = self._call(call.sender, call.calldata, value=call.value)
         except SettlementError:
-            if value:
-                self.engine.set_balance(hex_address(transaction.sender), self.coin(transaction.sender) - value)
+            if call.value:
+                self.engine.set_balance(sender, self.coin(call.sender) - call.value)
             raise
-        moved = read_logs(self._logs(), stake=self.terms.stake)
+        # Before anything else is asked of the engine: it keeps the logs of its last call alone.
+        return output, read_logs(self._logs(), stake=self.terms.stake)
+
+    def _tell(self, transaction: Transaction, call: Call, output: bytes, moved: Moved) -> LedgerEvent:
         event = LedgerEvent(
-            index=len(self.events), at_ms=now_ms // 1000 * 1000, transaction=transaction,
+            index=len(self.events), at_ms=call.at_ms // 1000 * 1000, transaction=transaction,
             channel=_channel_of(transaction, output), paid=moved.paid, refunded=moved.refunded, slashed=moved.slashed,
         )  # fmt: skip
         self.events.append(event)
         return event
+
+    def _leaf_count(self, epoch: int) -> int:
+        committed = self.epoch(epoch)
+        return 0 if committed is None else committed.commitment.count
 
     def channel(self, channel_id: ChannelId) -> ChannelState | None:
         """State of a channel, or None if it was never opened."""
@@ -207,26 +253,30 @@ class EvmLedger:
         event = self._chain.apply(transaction, self._clock.utc_ms())
         return hashlib.sha256(event.index.to_bytes(8, "big") + msgspec.msgpack.encode(transaction)).digest()
 
+    def _current(self) -> EvmChain:
+        """What views look at."""
+        return self._chain
+
     def events(self, cursor: int) -> Sequence[LedgerEvent]:
         """Events with `index >= cursor`, oldest first."""
-        return self._chain.events[max(cursor, 0) :]
+        return self._current().events[max(cursor, 0) :]
 
     def channel(self, channel_id: ChannelId) -> ChannelState | None:
         """State of a channel."""
-        return self._chain.channel(channel_id)
+        return self._current().channel(channel_id)
 
     def balance(self, account: Address) -> int:
         """Free credits of an account."""
-        return self._chain.balance(account)
+        return self._current().balance(account)
 
     def epoch(self, number: int) -> EpochState | None:
         """The commitment of an epoch, once submitted."""
-        return self._chain.epoch(number)
+        return self._current().epoch(number)
 
     def bond(self, account: Address) -> BondState | None:
         """What stands behind the roots of `account`, or None."""
-        return self._chain.bond(account)
+        return self._current().bond(account)
 
     def challenge(self, fault: Fault, epoch: int, subject: bytes) -> ChallengeState | None:
         """Where an accusation stands, or None if nobody made it."""
-        return self._chain.challenge(fault, epoch, subject)
+        return self._current().challenge(fault, epoch, subject)
