@@ -156,6 +156,7 @@ def run_devnet(given: argparse.Namespace) -> int:
     network = Devnet(
         given.directory, providers=given.providers, policy=_absolute_policy(given.policy), epoch_ms=given.epoch_ms,
         backend=given.backend, models=_models(given.model), speed=given.speed, http_port=given.http_port,
+        store=given.store,
         chain=given.chain,
     )  # fmt: skip
 

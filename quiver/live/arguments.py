@@ -141,6 +141,10 @@ def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--chain", default="evm", metavar="KIND",
         help="where money is: evm, the contract on an engine in each node (default), or local, its model",
     )  # fmt: skip
+    devnet.add_argument(
+        "--store", default="sqlite", metavar="KIND",
+        help="of every node: sqlite (default), or postgres: the server of DATABASE_URL, or one of our own",
+    )  # fmt: skip
     devnet.add_argument("--speed", type=float, default=1.0, help="the mock's time: 1 as a real GPU, 0 never waits")
     devnet.add_argument(
         "--http-port", type=int, default=8080, help="of the gateway (default %(default)s); 0 takes a free one"

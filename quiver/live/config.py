@@ -166,6 +166,7 @@ class NodeConfig(Section, frozen=True, kw_only=True):
     "The secret seed."
     network: str = "network.toml"
     store: str
+    "An SQLite file, or the URL of a PostgreSQL server; DATABASE_URL of the environment takes the place of a file."
     log: str = ""
     "A file for the log's JSON lines; empty is standard error."
     log_level: Level = "info"

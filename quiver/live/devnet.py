@@ -26,6 +26,7 @@ from quiver.ids import Address
 from quiver.live.chain.embedded import LEDGER_FILE, embedded_chain
 from quiver.live.config import Chain
 from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts
+from quiver.live.stores.choice import KINDS, VARIABLE, database
 from quiver.params import Params
 
 START_S = 30.0
@@ -58,7 +59,8 @@ class Devnet:
 
     `backend` is the URL of a running engine to use in place of the mock: an Ollama, or, with `models` (name -> digest,
     which it does not tell), any server that speaks OpenAI's API. `speed` is how fast the mock's time runs (1.0 is a real
-    GPU's pace, 0 never waits). `params` replace `devnet_params(epoch_ms)`. `chain` is where money is: "evm", the contract on an
+    GPU's pace, 0 never waits). `store` is where nodes keep their state: "sqlite", or "postgres", the server of DATABASE_URL or
+    one of our own. `params` replace `devnet_params(epoch_ms)`. `chain` is where money is: "evm", the contract on an
     engine in each node, or "local", its model.
     """
 
@@ -74,6 +76,7 @@ class Devnet:
         models: Mapping[str, str] | None = None,
         speed: float = 1.0,
         http_port: int = 0,
+        store: str = "sqlite",
         chain: str = "evm",
     ) -> None:
         if not 1 <= providers <= PROVIDERS_MAX:
@@ -89,6 +92,9 @@ class Devnet:
         if chain not in CHAINS:
             raise UsageError(f"chain {chain!r}: it is one of {', '.join(CHAINS)}")
         self._chain = chain
+        if store not in KINDS:
+            raise UsageError(f"store {store!r}: it is one of {', '.join(KINDS)}")
+        self._store, self._database, self._resources = store, dict[str, str](), ExitStack()
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
         ports = free_ports(3, socket.SOCK_DGRAM)
@@ -140,6 +146,8 @@ class Devnet:
     def start(self) -> None:
         """Write everything, start everything, wait until it works; `Unavailable` shows the ends of the logs."""
         check_free(self._http_port)
+        if self._store == "postgres":
+            self._database[VARIABLE] = self._resources.enter_context(database())
         self.write()
         deadline = time.monotonic() + START_S
         if not self._backend:
@@ -187,14 +195,9 @@ class Devnet:
         with open(self.log_path(name), "ab") as log:
             # A session of its own: Ctrl-C at the terminal reaches us alone, and we stop the others in order.
             self.processes[name] = subprocess.Popen(
-                command,
-                cwd=self.directory,
-                env=make_environment(),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+                command, cwd=self.directory, env=make_environment() | self._database,
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def _wait(self, what: str, is_there: Callable[[], bool], deadline: float) -> None:
         while not is_there():
@@ -231,6 +234,7 @@ class Devnet:
     def close(self) -> None:
         """Stop everything and remove a directory that was only ours."""
         self.stop()
+        self._resources.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -282,9 +286,13 @@ _SOURCE = Path(__file__).resolve().parents[2]
 
 
 def make_environment() -> dict[str, str]:
-    """Ours, with this very source first on the path: a child in another directory runs the same code."""
+    """Ours, with this very source first on the path: a child in another directory runs the same code.
+
+    Without DATABASE_URL: a database that another program's shell names is not taken by accident.
+    """
     path = [str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    others = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    return {**others, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _close_stdin(process: subprocess.Popen[bytes]) -> None:

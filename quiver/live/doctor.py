@@ -32,12 +32,14 @@ from quiver.live.config import (
     parse_peer,
     resolve,
 )
+from quiver.live.doctor_database import check_database
 from quiver.live.doctor_reachability import reachable
 from quiver.live.finding import Finding, Status, fail, ok
 from quiver.live.http.serve import is_loopback, tls_context
 from quiver.live.libp2p.host import Host
 from quiver.live.names import resolve_names
 from quiver.live.roles import choose_models, make_backend, policy_spec
+from quiver.live.stores.choice import find_url
 from quiver.selection import plugin
 from quiver.values.kad import KadMessage, KadType
 from quiver.wire.protocols import KAD
@@ -50,7 +52,7 @@ UTC_MS_MIN = 1_750_000_000_000
 
 async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     """All checks of a role, in the order in which they matter."""
-    findings = [_key(config, path), _disk(config, path)]
+    findings = [_key(config, path), _store(config, path)]
     try:
         network_path = resolve(path, config.network)
         network = load_network(network_path)
@@ -83,7 +85,13 @@ def _key(config: NodeConfig, path: Path) -> Finding:
     return ok("key", f"peer ...{short(keypair.peer_id)}, account 0x{keypair.account.hex()}")
 
 
-def _disk(config: NodeConfig, path: Path) -> Finding:
+def _store(config: NodeConfig, path: Path) -> Finding:
+    try:
+        url = find_url(config.store, resolve(path, config.store))
+        if url is not None:
+            return check_database(url, keyfile.load(resolve(path, config.key)).peer_id)
+    except QuiverError as error:
+        return fail("store", error)
     folder = resolve(path, config.store).parent
     if not os.access(folder, os.W_OK):
         return fail("disk", f"{folder} cannot be written", "create it, or give this user the right to write there")

@@ -132,7 +132,7 @@ _NODE = """# A QUIVer {role}. Start it with: {command}
 role = "{role}"
 key = {key}                  # the secret seed: whoever has it has this node's money
 network = {network}
-store = {store}              # channels, receipts: back it up
+store = {store}              # channels, receipts: back it up. A PostgreSQL server: "postgresql://USER@HOST/DATABASE"
 log_level = "info"           # debug, info, warning, error
 # log = "{role}.log"         # JSON lines; standard error when left out
 {settings}

@@ -32,7 +32,7 @@ from quiver.live.log import LiveTrace, note
 from quiver.live.membership import Membership, Mode
 from quiver.live.names import resolve_names, resolve_some
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
-from quiver.live.stores.sqlite import SqliteStore
+from quiver.live.stores.choice import open_store
 from quiver.quic.limits import Limits
 from quiver.runtime import Runtime
 from quiver.trace import LedgerMoved
@@ -70,7 +70,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
     async with AsyncExitStack() as stack:
         pool = SignaturePool()
         stack.callback(pool.close)
-        store = SqliteStore(resolve(path, config.store))
+        store = open_store(config.store, resolve(path, config.store), keypair.peer_id)
         stack.push_async_callback(store.close)
         ledger = await open_ledger(
             network, network_path, keypair, clock=clock,
