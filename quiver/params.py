@@ -84,7 +84,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     receipts_interval_s: float = 5.0
     exit_delay_s: float = 172_800.0
     submit_grace_s: float = 1_800.0
-    slash_credits: int = 0
+    slash_credits: int = 10_000
     "What a proven fault takes from the bond of whoever posted the root; 0: no bond stands behind a root."
 
     def __post_init__(self) -> None:
@@ -110,6 +110,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             body_bytes_max=16 * 1024, request_timeout_s=10.0, first_token_timeout_s=5.0, quote_timeout_s=1.0,
             gateway_requests_max=8, chunk_buffer_max=16, channels_max=4, receipt_every_tokens=8,
             receipts_batch_max=4, receipts_interval_s=0.5, epoch_ms=10_000, exit_delay_s=20.0, submit_grace_s=5.0,
+            slash_credits=0,
         )  # fmt: skip
 
     def hash(self) -> bytes:

@@ -6,6 +6,7 @@ requests = completed + rejected + failed + cancelled + unfinished. Neither share
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,27 @@ from quiver.ids import Address, ChannelId, RequestId
 from quiver.settlement.contract import Contract
 from quiver.trace import LedgerMoved, RequestArrived, RequestFinished
 from quiver.values.ledger import (
+    AnswerLeaf,
+    AnswerOmission,
     Bond,
+    ChallengeLeaf,
+    ChallengeOmission,
     Claim,
     ClaimBatch,
     ClaimDirect,
     ClaimDirectBatch,
     Deposit,
+    Fault,
+    Finalize,
     FinishExit,
     FinishUnbond,
+    Leaf,
     LedgerEvent,
     OpenChannel,
+    ProveBadHead,
     RequestExit,
     RotateSession,
+    SubmitEpoch,
     TopUp,
     Withdraw,
 )
@@ -36,6 +46,21 @@ OUTCOMES = ("completed", "rejected", "failed", "cancelled")
 
 class InvariantBroken(AssertionError):
     """The world contradicts its own trace."""
+
+
+Accusation = tuple[Fault, int, bytes]
+"""(fault, epoch, subject), as `Finalize` names it."""
+
+
+def omission_key(channel: ChannelId, seq: int) -> bytes:
+    """Subject of a broken promise: docs/protocol.md, section 6."""
+    return hashlib.sha256(channel + seq.to_bytes(8, "big")).digest()
+
+
+def leaf_key(leaf: Leaf) -> bytes:
+    """Subject of an invented leaf: the hash of its 97 bytes."""
+    numbers = leaf.cum.to_bytes(16, "big") + leaf.seq.to_bytes(8, "big")
+    return hashlib.sha256(b"\0" + leaf.epoch.to_bytes(8, "big") + leaf.channel + numbers + leaf.head).digest()
 
 
 @dataclass(slots=True)
@@ -52,16 +77,22 @@ class Book:
 class SecondBookkeeper:
     """Subscribe `observe` to a trace, for the kinds `observed`; `compare(contract)` at any time.
 
-    Disputes are not in its books: where bonds are slashed, the contract on an EVM is the second opinion (tests/evm).
+    It does not judge proofs and signatures: who was accused is known from who posted, and who won from what was accepted.
     """
 
     observed = (LedgerMoved,)
 
-    def __init__(self) -> None:
+    def __init__(self, *, slash_credits: int = 0) -> None:
+        """`slash_credits` as in the network's params: what a fault costs; an accusation stakes a tenth of it."""
+        self.slash_credits = slash_credits
+        self.stake_credits = slash_credits // 10
         self.balances: Counter[Address] = Counter()
         self.channels: dict[ChannelId, Book] = {}
         self.bonds: Counter[Address] = Counter()
-        self.deposited = 0
+        self.posters: dict[int, Address] = {}
+        self.accusers: dict[Accusation, Address] = {}
+        "Of challenges that are not decided: each has a stake on the table."
+        self.deposited = self.withdrawn = self.burnt = 0
         self._next_index = 0
 
     def observe(self, event: Any) -> None:
@@ -75,6 +106,15 @@ class SecondBookkeeper:
                 f"ledger event {event.index} follows {self._next_index - 1}: one is missing or double"
             )
         self._next_index += 1
+        paid, refunded, slashed = self._dispute(event) or self._move(event)
+        if (event.paid, event.refunded, event.slashed) != (paid, refunded, slashed):
+            raise InvariantBroken(
+                f"ledger event {event.index} paid {event.paid}, returned {event.refunded} and slashed {event.slashed}, "
+                f"expected {paid}, {refunded} and {slashed}"
+            )
+
+    def _move(self, event: LedgerEvent) -> tuple[int, int, int]:
+        """(paid, refunded, 0) of a transaction outside a dispute."""
         paid = refunded = 0
         match event.transaction:
             case Deposit(sender=sender, amount=amount):
@@ -92,6 +132,10 @@ class SecondBookkeeper:
                 paid = sum(self._pay(self.channels[ack.channel], ack) for ack in acks)
             case Withdraw(sender=sender, amount=amount):
                 self._spend(sender, amount)
+                self.withdrawn += amount
+            case SubmitEpoch(sender=sender, commitment=commitment):
+                if self.posters.setdefault(commitment.epoch, sender) != sender:
+                    raise InvariantBroken(f"epoch {commitment.epoch} has two roots")
             case Bond(sender=sender, amount=amount):
                 self._spend(sender, amount)
                 self.bonds[sender] += amount
@@ -104,10 +148,57 @@ class SecondBookkeeper:
                 self.balances[book.payer] += refunded
             case RequestExit() | RotateSession():
                 self._open_book(event)
-        if (event.paid, event.refunded) != (paid, refunded):
-            raise InvariantBroken(
-                f"ledger event {event.index} moved {event.paid} to the provider and {event.refunded} back, expected {paid} and {refunded}"
-            )
+        return paid, refunded, 0
+
+    def _dispute(self, event: LedgerEvent) -> tuple[int, int, int] | None:
+        """(paid, refunded, slashed), or None for a transaction that is no part of a dispute."""
+        match event.transaction:
+            case ChallengeOmission(sender=sender, promise=promise):
+                self._accuse((Fault.OMISSION, promise.epoch, omission_key(promise.channel, promise.seq)), sender)
+            case ChallengeLeaf(sender=sender, leaf=leaf):
+                self._accuse((Fault.LEAF, leaf.epoch, leaf_key(leaf)), sender)
+            case AnswerOmission(sender=sender, promised_seq=seq, leaf=leaf):
+                return self._answer((Fault.OMISSION, leaf.epoch, omission_key(leaf.channel, seq)), sender)
+            case AnswerLeaf(sender=sender, leaf=leaf):
+                return self._answer((Fault.LEAF, leaf.epoch, leaf_key(leaf)), sender)
+            case ProveBadHead(sender=sender, signed=signed):
+                slashed, reward = self._slash(signed.commitment.epoch, sender)
+                return reward, 0, slashed
+            case Finalize(fault=fault, epoch=epoch, subject=subject):
+                accuser = self._decide((fault, epoch, subject))
+                self.balances[accuser] += self.stake_credits
+                slashed, reward = self._slash(epoch, accuser)
+                return reward, self.stake_credits, slashed
+            case _:
+                return None
+        return 0, 0, 0
+
+    def _accuse(self, accusation: Accusation, sender: Address) -> None:
+        if accusation in self.accusers:
+            raise InvariantBroken(f"the same {accusation[0].value} of epoch {accusation[1]} is on trial twice")
+        self._spend(sender, self.stake_credits)
+        self.accusers[accusation] = sender
+
+    def _answer(self, accusation: Accusation, sender: Address) -> tuple[int, int, int]:
+        self._decide(accusation)
+        self.balances[sender] += self.stake_credits
+        return self.stake_credits, 0, 0
+
+    def _decide(self, accusation: Accusation) -> Address:
+        if accusation not in self.accusers:
+            raise InvariantBroken(f"nobody is accused of this {accusation[0].value} of epoch {accusation[1]}")
+        return self.accusers.pop(accusation)
+
+    def _slash(self, epoch: int, accuser: Address) -> tuple[int, int]:
+        poster = self.posters.get(epoch)
+        if poster is None:
+            raise InvariantBroken(f"a slash for epoch {epoch}, which nobody posted")
+        taken = min(self.slash_credits, self.bonds[poster])
+        reward = taken // 2
+        self.bonds[poster] -= taken
+        self.balances[accuser] += reward
+        self.burnt += taken - reward
+        return taken, reward
 
     def _pay(self, book: Book, ack: Acknowledgement) -> int:
         due = 0 if book.closed else max(0, min(ack.cum, book.locked) - book.paid)
@@ -132,11 +223,12 @@ class SecondBookkeeper:
             raise InvariantBroken(f"account {account.hex()} spent {-self.balances[account]} credits it never had")
 
     def compare(self, contract: Contract) -> None:
-        """`InvariantBroken` names the first account or channel on which contract and trace differ."""
+        """`InvariantBroken` names the first account, bond or channel on which contract and trace differ."""
         if contract.deposited != self.deposited:
             raise InvariantBroken(
                 f"the contract counts {contract.deposited} deposited credits, the trace {self.deposited}"
             )
+        self._compare_bonds(contract)
         ours = sorted((account, credits) for account, credits in self.balances.items() if credits)
         theirs = list(contract.balances())
         for mine, other in zip(ours, theirs, strict=False):
@@ -146,6 +238,26 @@ class SecondBookkeeper:
                 )
         if len(ours) != len(theirs):
             raise InvariantBroken(f"the contract has {len(theirs)} accounts with credits, the trace {len(ours)}")
+        self._compare_channels(contract)
+
+    def _compare_bonds(self, contract: Contract) -> None:
+        for account, credits in self.bonds.items():
+            state = contract.bond(account)
+            if (0 if state is None else state.amount) != credits:
+                raise InvariantBroken(f"the bond of {account.hex()} differs: contract {state}, trace {credits}")
+        held = (
+            sum(book.locked - book.paid for book in self.channels.values() if not book.closed)
+            + self.bonds.total()
+            + self.stake_credits * len(self.accusers)
+        )
+        if contract.held != held:
+            raise InvariantBroken(
+                f"the contract holds {contract.held} in channels, bonds and challenges, the trace {held}"
+            )
+        if contract.remaining != (remaining := self.deposited - self.withdrawn - self.burnt):
+            raise InvariantBroken(f"{contract.remaining} credits are left in the contract, {remaining} in the trace")
+
+    def _compare_channels(self, contract: Contract) -> None:
         states = {state.channel: state for state in contract.channel_states()}
         if len(states) != len(self.channels):
             raise InvariantBroken(f"the contract has {len(states)} channels, the trace {len(self.channels)}")

@@ -38,7 +38,7 @@ from sim.transport import Network
 MODEL = ModelId(hashlib.sha256(b"QUIVer/simulated model/llama3.1:8b").digest())
 MODEL_BYTES, MODEL_CONTEXT_TOKENS = 4_920_000_000, 8192
 CHAIN_ID, CONTRACT = 31337, Address(hashlib.sha256(b"QUIVer/simulated contract").digest()[:20])
-# The faucet of the simulated chain gives each gateway enough for all its channels and their top-ups.
+# The faucet of the simulated chain gives each gateway enough for all its channels and their top-ups, the aggregator for its bond.
 FAUCET_CREDITS = 10**15
 
 

@@ -49,7 +49,7 @@ class World:
         self.streams = Substreams(seed)
         self.trace = RunTrace(record=record)
         self.collector = Collector(run_id=f"{self.scenario_hash}-{seed}", seed=seed, policy=plug_name(scenario.policy))
-        self.books = SecondBookkeeper()
+        self.books = SecondBookkeeper(slash_credits=scenario.params.slash_credits)
         self.counts = RequestCount()
         for sink in (self.collector, self.books, self.counts):
             self.trace.subscribe(sink.observe, *sink.observed)
@@ -106,8 +106,8 @@ class World:
 
     async def _start(self, clock: SimClock) -> None:
         """Everybody joins; gateways find providers and open channels before the first client asks."""
-        for gateway in self.gateways:
-            self.population.deposit(gateway.signer.account, self.env.now)
+        for node in (*self.gateways, self.aggregator):
+            self.population.deposit(node.signer.account, self.env.now)
         await self.aggregator.start()
         announce = self.scenario.discovery == "dht"
         rng = self.streams.stream("world", "bootstrap")

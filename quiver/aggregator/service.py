@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 import msgspec
 
+from quiver.aggregator.bonding import Bonding
 from quiver.aggregator.commitment import EpochTree
 from quiver.aggregator.fraud import FraudDesk
 from quiver.aggregator.window import Ingest, Window, epoch_key, forget_epoch, load_entries, load_head
@@ -53,6 +54,7 @@ class AggregatorService:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._window = Window.load(runtime.store, runtime.params)
+        self.bonding = Bonding(runtime)
         self._trees: OrderedDict[int, EpochTree] = OrderedDict()
         self.fraud = FraudDesk(runtime)
         "Looks at what was accepted; `run` it beside the service."
@@ -169,6 +171,7 @@ class AggregatorService:
     async def run(self) -> None:
         """Close every epoch after its end, for ever; after a restart first finish what was begun."""
         clock, epoch_ms = self._runtime.clock, self._runtime.params.epoch_ms
+        await self.bonding.ensure()
         while True:
             await self.close_due_epochs()
             await clock.sleep((epoch_ms - clock.utc_ms() % epoch_ms) / 1000)
@@ -196,10 +199,14 @@ class AggregatorService:
         transaction = SubmitEpoch(sender=runtime.signer.account, commitment=commitment)
         while (held := runtime.ledger.epoch(commitment.epoch)) is None:
             try:
-                await runtime.ledger.submit(transaction)
+                # The bond may have been slashed since the last root.
+                if await self.bonding.ensure():
+                    await runtime.ledger.submit(transaction)
+                    continue
             except (SettlementError, Unavailable):
-                if runtime.ledger.epoch(commitment.epoch) is None:
-                    await runtime.clock.sleep(SUBMIT_RETRY_S)
+                pass
+            if runtime.ledger.epoch(commitment.epoch) is None:
+                await runtime.clock.sleep(SUBMIT_RETRY_S)
         lost = held.commitment != commitment
         done = msgspec.structs.replace(kept, submitted=not lost, lost=lost)
         await runtime.store.commit([(COMMITMENTS, epoch_key(commitment.epoch), _ENCODE(done))])

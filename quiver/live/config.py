@@ -180,6 +180,9 @@ class BootstrapConfig(NodeConfig, frozen=True, kw_only=True, tag="bootstrap", ta
 class AggregatorConfig(NodeConfig, frozen=True, kw_only=True, tag="aggregator", tag_field="role"):
     """The node that commits epochs."""
 
+    faucet_credits: NotNegative = 0
+    "On the local ledger: deposit this once, when the account is empty; the bond behind its roots is taken from it."
+
 
 class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_field="role"):
     """The node clients talk to."""

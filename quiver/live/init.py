@@ -16,9 +16,12 @@ from quiver.ids import Address
 from quiver.live import keyfile
 from quiver.live.config import AggregatorAddress, Chain, Network
 from quiver.params import Params
+from quiver.settlement.terms import Terms
 from quiver.wire import multiaddr
 
 NETWORK_FILE = "network.toml"
+# What the aggregator of a new local network is given: its bond, and enough to fill it up again.
+FAUCET_BONDS = 10
 
 
 def _text(value: str) -> str:
@@ -82,8 +85,12 @@ def init_network(
             for name in (NETWORK_FILE, "bootstrap.key", "bootstrap.toml", "aggregator.key", "aggregator.toml")
         )
     )
+    params = params or Params.default()
     bootstrap = init_role("bootstrap", directory, host=host, port=bootstrap_port, idle_timeout_s=idle_timeout_s)
-    aggregator = init_role("aggregator", directory, host=host, port=aggregator_port, idle_timeout_s=idle_timeout_s)
+    aggregator = init_role(
+        "aggregator", directory, host=host, port=aggregator_port, idle_timeout_s=idle_timeout_s,
+        parts=aggregator_parts(faucet_credits=FAUCET_BONDS * Terms.from_params(params).bond_min),
+    )  # fmt: skip
     network = Network(
         name=name,
         bootstrap=(_address(bootstrap, host, bootstrap_port),),
@@ -91,7 +98,7 @@ def init_network(
         aggregator=AggregatorAddress(
             address=_address(aggregator, host, aggregator_port), account="0x" + aggregator.account.hex()
         ),
-        params=params or Params.default(),
+        params=params,
     )
     write_new(directory / NETWORK_FILE, render_network(network))
     return network
@@ -144,6 +151,16 @@ idle_timeout_s = {idle}
 # tcp = false                # QUIC (UDP) is tried first, then TCP; quic = false or tcp = false forbids one
 # mode = "server"            # in the DHT; auto: a client until others have dialled this node back
 {tables}"""
+
+
+def aggregator_parts(*, faucet_credits: int = 0) -> Parts:
+    """Of an aggregator's config."""
+    return Parts(
+        settings=(
+            "\n# Its roots are taken once it has bonded 20 x slash_credits of network.toml's params.\n"
+            f"faucet_credits = {faucet_credits}           # play money of a local ledger, deposited once, when the account is empty\n"
+        )
+    )
 
 
 def gateway_parts(

@@ -64,7 +64,10 @@ async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Eve
                 f"network.toml names {account} as its aggregator's account, this key's is "
                 f"0x{node.runtime.signer.account.hex()}: use the aggregator's own key file"
             )
+        await _faucet(node.runtime, config.faucet_credits)
         service = AggregatorService(node.runtime)
+        if service.bonding.missing_credits and (obstacle := service.bonding.find_obstacle()):
+            note(_log, logging.WARNING, f"no bond stands behind our roots: {obstacle}")
         await _until(stop, _after_join(node, node.dht.run), service.run(), service.fraud.run())
 
 

@@ -139,8 +139,9 @@ class Stage:
 
     def play(self, story):
         async def main():
-            event = self.contract.apply(Deposit(sender=self.gateway.signer.account, amount=10**9), EPOCH_MS)
-            self.chain.events.append(event)
+            for node in (self.gateway, self.aggregator):
+                event = self.contract.apply(Deposit(sender=node.signer.account, amount=10**9), EPOCH_MS)
+                self.chain.events.append(event)
             await self.aggregator.start()
             for node in self.providers:
                 await node.start([], announce=False)

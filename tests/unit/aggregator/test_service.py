@@ -10,8 +10,8 @@ import pytest
 
 from quiver.aggregator.service import AggregatorService
 from quiver.errors import PeerError, SettlementError, WireCode
-from quiver.identity.signing import ack_domain
-from quiver.ids import compute_channel_id
+from quiver.identity.signing import COMMITMENT_TAG, ack_domain, commitment_digest
+from quiver.ids import compute_channel_id, compute_domain
 from quiver.params import Params
 from quiver.runtime import Runtime
 from quiver.settlement.contract import Contract
@@ -92,14 +92,14 @@ class FlakyLedger:
 class World:
     """One aggregator, one provider, one payer with a channel of 1,000 credits."""
 
-    def __init__(self):
+    def __init__(self, params=PARAMS):
         self.env = Environment()
         self.clock = SimClock(self.env)
         self.trace = Events()
         self.signer = SimSigner(1, "aggregator")
         verifier = SimVerifier()
         self.contract = Contract(
-            chain_id=CHAIN_ID, contract=HUB, aggregator=self.signer.account, params=PARAMS,
+            chain_id=CHAIN_ID, contract=HUB, aggregator=self.signer.account, params=params,
             verify_session=verifier.verify_session_now,
         )  # fmt: skip
         self.chain = SimChain(self.contract, self.clock, trace=Events(), block_time_s=1.0)
@@ -107,7 +107,7 @@ class World:
         self.store = MemoryStore(fsync_s=0.01)
         self.runtime = Runtime(
             clock=self.clock, transport=Listener(), store=self.store, signer=self.signer, verifier=verifier,
-            ledger=self.ledger, trace=self.trace, rng=random.Random(1), params=PARAMS,
+            ledger=self.ledger, trace=self.trace, rng=random.Random(1), params=params,
         )  # fmt: skip
         payer, provider = SimSigner(1, "payer"), SimSigner(1, "provider")
         self.contract.apply(Deposit(sender=payer.account, amount=1000), 0)
@@ -125,6 +125,10 @@ class World:
             batch_id=batch_id, previous=history.heads[first - 1], receipts=tuple(history.receipts[first - 1 : last]),
             acknowledgement=history.acknowledge(last), session=bytes(20),
         )  # fmt: skip
+
+    async def sign_commitment(self, commitment):
+        domain = compute_domain(COMMITMENT_TAG, CHAIN_ID, HUB)
+        return await self.signer.sign_session(commitment_digest(domain, commitment))
 
     async def ask(self, *frames, peer_id=None):
         stream = Dialogue(peer_id or self.history.provider.peer_id, frames)
