@@ -1,8 +1,8 @@
 """TLS 1.3 with libp2p's authentication over a byte stream, without I/O (libp2p specs, tls; for TCP).
 
 Both sides show exactly one certificate, judged inside the handshake. A refusal is OpenSSL's alert with the same meaning as over
-QUIC: bad_certificate, certificate_required, no_application_protocol. Only a second certificate is seen too late for an alert.
-pyOpenSSL cannot choose an alert, so two of its private names are used; tests/unit/live/libp2p/test_tls_session.py watches them.
+QUIC: bad_certificate (a second one too), certificate_required, no_application_protocol. pyOpenSSL can neither choose an alert nor
+count certificates in time, so some of its private names are used; tests/unit/live/libp2p/test_tls_session.py watches them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from quiver.quic.certificate import BadCertificate, Identity
 from quiver.quic.tls import ALPN, Judge
 
 READ_BYTES = 64 * 1024
+# RFC 8446, 5.1 and 4.
+_HANDSHAKE_RECORD, _CERTIFICATE_MESSAGE = 22, 11
 
 
 class TlsFailed(PeerError):
@@ -39,7 +41,7 @@ class TlsSession:
         self._judge = judge
         self._expected_peer = expected_peer
         self._refusal: str | None = None
-        self._is_client = is_client
+        self._certificates_shown = 0
         self._has_failed = False
         self._tls = SSL.Connection(self._context(identity, is_client, [name.encode() for name in protocols]), None)
         if is_client:
@@ -55,7 +57,8 @@ class TlsSession:
         context.set_options(SSL.OP_NO_TICKET)
         context.use_certificate(identity.certificate)
         context.use_privatekey(identity.private_key)
-        self._verify = _set_verify(context, self._on_certificate)
+        # OpenSSL calls both: they live as long as this.
+        self._callbacks = _set_verify(context, self._on_certificate), _watch(context, self._on_message)
         if is_client:
             context.set_alpn_protos(protocols)
         else:
@@ -75,6 +78,8 @@ class TlsSession:
         if self.remote_peer is not None:
             return True
         try:
+            if self._certificates_shown != 1:
+                raise BadCertificate(f"exactly one certificate may be shown, not {self._certificates_shown}")
             peer_id = self._judge(shown.to_cryptography())  # type: ignore[attr-defined]
             if self._expected_peer is not None and self._expected_peer != peer_id:
                 raise BadCertificate("another peer id than the one that was dialled")
@@ -83,6 +88,11 @@ class TlsSession:
             return False
         self.remote_peer = peer_id
         return True
+
+    def _on_message(self, message: bytes) -> None:
+        """A handshake message of the peer's, before OpenSSL acts on it. It judges only the first certificate of a list."""
+        if message[0] == _CERTIFICATE_MESSAGE:
+            self._certificates_shown = count_certificates(message)
 
     @property
     def protocol(self) -> str:
@@ -122,9 +132,6 @@ class TlsSession:
             return
         except (SSL.Error, TlsFailed) as error:
             raise TlsFailed(f"TLS: {self._refusal or _reason(error)}") from error
-        # OpenSSL keeps the peer's own certificate in this list on the client's side only.
-        if len(self._tls.get_peer_cert_chain() or ()) > self._is_client:
-            raise TlsFailed("TLS: exactly one certificate may be shown")
         assert self.remote_peer is not None, "no handshake completes without a certificate that was judged"
         self.is_established = True
 
@@ -159,6 +166,31 @@ def _set_verify(context: SSL.Context, judge: Callable[..., bool]) -> object:
 
     lib.SSL_CTX_set_verify(context._context, mode, verify)
     return verify
+
+
+def _watch(context: SSL.Context, on_message: Callable[[bytes], None]) -> object:
+    """Show `on_message` what arrives of the handshake. Keep what is returned alive."""
+
+    @ffi.callback("void (*)(int, int, int, const void *, size_t, SSL *, void *)")  # type: ignore[untyped-decorator]
+    def watch(
+        is_ours: int, _version: int, kind: int, buffer: object, size: int, _session: object, _argument: object
+    ) -> None:
+        if not is_ours and kind == _HANDSHAKE_RECORD and size:
+            on_message(bytes(ffi.buffer(buffer, size)))
+
+    lib.SSL_CTX_set_msg_callback(context._context, watch)
+    return watch
+
+
+def count_certificates(message: bytes) -> int:
+    """Entries of a Certificate message (RFC 8446, 4.4.2); what is cut counts as one."""
+    at = 5 + message[4] + 3 if len(message) > 4 else len(message)
+    count = 0
+    while at < len(message):
+        count += 1
+        at += 3 + int.from_bytes(message[at : at + 3])
+        at += 2 + int.from_bytes(message[at : at + 2])
+    return count
 
 
 def _reason(error: Exception) -> str:

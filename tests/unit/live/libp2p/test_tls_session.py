@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 from OpenSSL._util import lib
 
-from quiver.live.libp2p.tls_session import TlsFailed, TlsSession
+from quiver.live.libp2p.tls_session import TlsFailed, TlsSession, count_certificates
 from quiver.quic.tls import make_judge
 from tests.unit.quic.pair import UTC_MS, identity, peer_id
 from tests.unit.quic.wrong_identities import KEYS, RIGHT, WRONG
@@ -100,8 +102,26 @@ def test_another_application_protocol_is_refused():
 def test_a_second_certificate_is_refused_by_either_side(is_client):
     doubled = bare(identity(1), is_client=is_client, extra=[identity(3).certificate])
     ours = session(identity(2), is_client=not is_client)
-    failures = shake(doubled, ours) if is_client else shake(ours, doubled)
-    assert "exactly one certificate" in failures[is_client] and not ours.is_established
+    told, refused = shake(doubled, ours) if is_client else reversed(shake(ours, doubled))
+    assert "exactly one certificate may be shown, not 2" in refused and not ours.is_established
+    # As over QUIC (298 = 0x100 + 42).
+    assert "bad certificate" in told and ours.remote_peer is None
+
+
+def certificate_message(*sizes):
+    entries = b"".join(size.to_bytes(3) + b"c" * size + b"\0\2ee" for size in sizes)
+    body = b"\1x" + len(entries).to_bytes(3) + entries
+    return b"\x0b" + len(body).to_bytes(3) + body
+
+
+@given(st.lists(st.integers(0, 300), max_size=5))
+def test_certificates_are_counted_as_they_stand_in_the_message(sizes):
+    assert count_certificates(certificate_message(*sizes)) == len(sizes)
+
+
+@given(st.binary(max_size=60))
+def test_any_message_has_a_number_of_certificates(data):
+    assert 0 <= count_certificates(b"\x0b" + data) <= len(data)
 
 
 def test_an_older_tls_is_refused():
@@ -125,4 +145,5 @@ def test_the_private_names_of_pyopenssl_are_still_there():
     context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
     assert callable(context._verify_callback) and context._context is not None
     assert callable(lib.X509_STORE_CTX_set_error) and callable(lib.SSL_CTX_set_verify)
+    assert callable(lib.SSL_CTX_set_msg_callback)
     assert lib.X509_V_ERR_CERT_REJECTED == 28
