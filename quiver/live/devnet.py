@@ -83,6 +83,8 @@ class Devnet:
             raise UsageError(f"a devnet has 1 to {PROVIDERS_MAX} providers, not {providers}")
         if models and not backend:
             raise UsageError("models are named for an engine that does not tell them: give its URL as backend")
+        if store not in KINDS:
+            raise UsageError(f"store {store!r}: it is one of {', '.join(KINDS)}")
         self._temporary = None if directory is not None else tempfile.TemporaryDirectory(prefix="quiver-devnet-")
         self.directory = Path(directory if directory is not None else self._temporary.name)  # type: ignore[union-attr]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -92,8 +94,6 @@ class Devnet:
         if chain not in CHAINS:
             raise UsageError(f"chain {chain!r}: it is one of {', '.join(CHAINS)}")
         self._chain = chain
-        if store not in KINDS:
-            raise UsageError(f"store {store!r}: it is one of {', '.join(KINDS)}")
         self._store, self._database, self._resources = store, dict[str, str](), ExitStack()
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
