@@ -97,32 +97,39 @@ class QuicEndpoint(Carrier):
         """Hand in one datagram. What is not ours, or over a limit, is dropped as if the network had lost it."""
         if self._swarm.is_closed:
             return
-        try:
-            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
-        except ValueError:
-            return
-        link = self._routes.get(header.destination_cid)
+        # RFC 9000, 17.3: what is not a long header has our connection id behind its first byte.
+        if data[:1] < b"\x80":
+            link = self._routes.get(data[1 : 1 + CONNECTION_ID_BYTES])
+        else:
+            link = self._receive_long_header(data, address)
         if link is None:
-            if len(data) < INITIAL_DATAGRAM_BYTES_MIN or header.version is None:
-                return
-            if header.version not in _VERSIONS:
-                # A version negotiation packet (version 0) is never answered: two such answers would chase each other.
-                if header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:
-                    reply = encode_quic_version_negotiation(
-                        source_cid=header.destination_cid,
-                        destination_cid=header.source_cid,
-                        supported_versions=list(_VERSIONS),
-                    )
-                    self._send_datagram(reply, address)
-                return
-            if header.packet_type is not QuicPacketType.INITIAL:
-                return
-            link = self._accept(header, address)
-            if link is None:
-                return
+            return
         self._alive[link].receive_datagram(data, address, self._clock.now())
         link.pump()
         self.transmit_soon(link)
+
+    def _receive_long_header(self, data: bytes, address: NetworkAddress) -> Link | None:
+        """Whose datagram of the handshake this is; a first one may begin a connection."""
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
+        except ValueError:
+            return None
+        link = self._routes.get(header.destination_cid)
+        if link is not None:
+            return link
+        if len(data) < INITIAL_DATAGRAM_BYTES_MIN or header.version is None:
+            return None
+        if header.version not in _VERSIONS:
+            # A version negotiation packet (version 0) is never answered: two such answers would chase each other.
+            if header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:
+                reply = encode_quic_version_negotiation(
+                    source_cid=header.destination_cid,
+                    destination_cid=header.source_cid,
+                    supported_versions=list(_VERSIONS),
+                )
+                self._send_datagram(reply, address)
+            return None
+        return self._accept(header, address) if header.packet_type is QuicPacketType.INITIAL else None
 
     def _accept(self, header: QuicHeader, address: NetworkAddress) -> Link | None:
         """A new connection, unless it is refused or must first show that it receives what is sent to its address."""

@@ -1,18 +1,17 @@
 """`Transport` over a swarm: rpcs, streams and the handlers that serve them.
 
-An rpc is one stream: question, answer with the end, then our end. An answer is computed in the turn in which the
-question arrived, without a task.
+An answer is computed in the turn in which the question arrived, without a task.
 """
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
 
-from quiver.errors import Busy, DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, Unavailable, WireCode
-from quiver.ids import PeerId, short
+from quiver.errors import PeerError, StreamReset, Unavailable, WireCode
+from quiver.ids import PeerId
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
+from quiver.quic.asking import OURS, Asker, framing_of
 from quiver.quic.certificate import Identity
 from quiver.quic.endpoint import QuicEndpoint, SendDatagram
 from quiver.quic.events import FrameStream, NetworkAddress
@@ -23,11 +22,10 @@ from quiver.quic.swarm import Swarm
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import Framing
 
-# Ids of our own protocols begin with this.
-OURS = "/quiver/"
+__all__ = ["OURS", "QuicTransport", "SwarmTransport", "framing_of"]
 
 
-class SwarmTransport:
+class SwarmTransport(Asker):
     """`loop` is the running one by default. `addresses` is what others are told to dial. Endpoints add themselves to the swarm.
 
     `network` goes into the id of each protocol of ours: a peer of another network finds that nothing is served here.
@@ -45,19 +43,17 @@ class SwarmTransport:
         on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        loop = loop or asyncio.get_running_loop()
+        quota = Quota(node_limits)
+        swarm = Swarm(peer_id, clock=clock, loop=loop, quota=quota)
+        super().__init__(swarm=swarm, quota=quota, clock=clock, network=network, on_frame=on_frame, loop=loop)
         self.peer_id = peer_id
         self.addresses = addresses
-        self._prefix = f"{OURS}{network}/" if network else OURS
         self.framings: dict[str, Framing] = {}
         "Every protocol that is served."
-        self._clock = clock
-        self._on_frame = on_frame
         self._handlers: dict[str, tuple[ProtocolSpec, Handler]] = {}
         self._answers: dict[str, tuple[ProtocolSpec, Answer, bool]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._loop = loop or asyncio.get_running_loop()
-        self.quota = Quota(node_limits)
-        self.swarm = Swarm(peer_id, clock=clock, loop=self._loop, quota=self.quota)
 
     def local_info(self) -> PeerInfo:
         """Our peer id and the addresses others may dial."""
@@ -95,56 +91,10 @@ class SwarmTransport:
         self._answers.pop(wire_id, None)
         self.framings.pop(wire_id, None)
 
-    def wire_id(self, protocol: ProtocolSpec) -> str:
-        """The protocol's id as peers of this network name it; libp2p's own protocols belong to no network."""
-        return protocol.id.replace(OURS, self._prefix, 1) if protocol.id.startswith(OURS) else protocol.id
-
-    async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
-        """Ask, and wait for the one answer. `timeout_s` covers the dial."""
-        link: Link | None = None
-        stream: PeerStream | None = None
-        try:
-            async with self._clock.deadline(timeout_s):
-                link = await self.swarm.connect(peer)
-                stream = self._open(link, protocol)
-                await stream.send(message)
-                answer = await stream.receive()
-            if answer is None:
-                raise StreamReset(WireCode.PROTOCOL_VIOLATION, f"{protocol.id} ended without an answer", peer_id=peer)
-        except BaseException as error:
-            # Frees the stream at both ends, also when the caller was cancelled.
-            if stream is not None:
-                stream.reset(WireCode.NONE)
-            if isinstance(error, DeadlineExceeded):
-                raise DeadlineExceeded(f"{short(peer)} did not answer {protocol.id} within {timeout_s:g} s") from error
-            if isinstance(error, StreamReset) and link is not None and link.driver.is_closed:
-                why = f": {link.driver.ending_reason}" if link.driver.ending_reason else ""
-                raise PeerUnreachable(f"the connection to {short(peer)} was lost during {protocol.id}{why}") from error
-            raise
-        stream.finish_and_drain()
-        return answer
-
-    async def open(self, peer: PeerId, protocol: ProtocolSpec, *, timeout_s: float) -> PeerStream:
-        """A new stream. An unsupported protocol shows at the first receive."""
-        try:
-            async with self._clock.deadline(timeout_s):
-                link = await self.swarm.connect(peer)
-                stream = self._open(link, protocol)
-                # The peer may be the one who speaks first.
-                link.transmit_soon()
-                return stream
-        except DeadlineExceeded as error:
-            # The same as a handshake that times out a moment earlier: nobody there. No deadline of a request has passed.
-            raise PeerUnreachable(f"no connection to {short(peer)} within {timeout_s:g} s") from error
-
-    def rtt_s(self, peer: PeerId) -> float | None:
-        """Smoothed round-trip time of the connection in use, or None."""
-        link = self.swarm.link_to(peer)
-        return None if link is None else link.driver.rtt_s
-
     def abort(self) -> None:
         """Every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first; waits for nobody."""
         self.swarm.close()
+        self._deadlines.close()
         for task in list(self._tasks):
             task.cancel()
 
@@ -153,31 +103,6 @@ class SwarmTransport:
         self.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.swarm.wait_closed()
-
-    def _open(self, link: Link, protocol: ProtocolSpec) -> PeerStream:
-        assert link.driver.peer_id is not None, "links that are handed out have a peer"
-        wire_id = self.wire_id(protocol)
-        scope = self.quota.scope(link.driver.peer_id, wire_id)
-        refusal = scope.enter(is_incoming=False)
-        if refusal is not None:
-            self.quota.refuse(refusal)
-            raise Busy(f"too many streams are open ({refusal}); wait for some to end")
-        try:
-            stream = link.driver.open(wire_id, framing_of(protocol))
-        except BaseException:
-            scope.leave_outgoing()
-            raise
-        stream.on_done = scope.leave_outgoing
-        return self._wrap(link, stream, protocol)
-
-    def _wrap(self, link: Link, stream: FrameStream, protocol: ProtocolSpec) -> PeerStream:
-        return PeerStream(
-            link.driver,
-            stream,
-            protocol,
-            transmit_soon=link.transmit_soon,
-            on_frame=self._on_frame,
-        )
 
     def on_opened(self, link: Link, stream: FrameStream) -> None:
         """A peer opened a stream: called by every endpoint of this node."""
@@ -311,20 +236,11 @@ class QuicTransport(SwarmTransport):
     """With one QUIC endpoint; `ip_version` is what `send_datagram` reaches."""
 
     def __init__(
-        self,
-        *,
-        peer_id: PeerId,
-        identity: Identity,
-        clock: Clock,
-        send_datagram: SendDatagram,
-        addresses: tuple[bytes, ...] = (),
-        ip_version: int = 4,
-        limits: Limits | None = None,
-        network: str = "",
-        node_limits: NodeLimits | None = None,
-        on_frame: OnFrame | None = None,
+        self, *, peer_id: PeerId, identity: Identity, clock: Clock, send_datagram: SendDatagram,
+        addresses: tuple[bytes, ...] = (), ip_version: int = 4, limits: Limits | None = None, network: str = "",
+        node_limits: NodeLimits | None = None, on_frame: OnFrame | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(
             peer_id=peer_id, clock=clock, addresses=addresses, network=network, node_limits=node_limits, on_frame=on_frame,
             loop=loop,
@@ -349,8 +265,3 @@ class QuicTransport(SwarmTransport):
         """Every open stream is reset with SHUTDOWN, then the handlers are cancelled, oldest first; waits for nobody."""
         super().abort()
         self._endpoint.close()
-
-
-def framing_of(protocol: ProtocolSpec) -> Framing:
-    """How its streams are cut."""
-    return Framing(protocol.frame_bytes_max, protocol.fixed_bytes)

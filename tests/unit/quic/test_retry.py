@@ -10,7 +10,7 @@ from aioquic.quic.retry import TOKEN_LIFETIME, QuicRetryTokenHandler
 from quiver.quic.limits import Refusal
 from tests.conformance.test_transport_packets import PacketNet
 from tests.conformance.transport_suite import ECHO, Note
-from tests.unit.quic.test_endpoint import limit, links, tell
+from tests.unit.quic.story import limit, links, tell
 
 
 def header_of(data):

@@ -10,7 +10,7 @@ from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.quic.limits import Limits, Refusal
 from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
 from tests.conformance.transport_suite import OTHER, Note
-from tests.unit.quic.test_endpoint import links, tell
+from tests.unit.quic.story import links, tell
 
 # Two ways of 20 ms, and some.
 ROUND_TRIP_S = 0.05

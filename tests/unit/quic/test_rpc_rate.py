@@ -10,7 +10,7 @@ from quiver.errors import StreamReset, WireCode
 from quiver.quic.limits import NodeLimits, Quota, Refusal
 from quiver.quic.rate import Bucket, Buckets, Rate
 from tests.conformance.transport_suite import ECHO, OTHER, Note
-from tests.unit.quic.test_endpoint import links, tell
+from tests.unit.quic.story import links, tell
 
 
 def slow(node, burst=5, per_s=1.0):

@@ -15,7 +15,7 @@ from quiver.wire.framing import encode_frame
 from quiver.wire.multistream import encode_proposal
 from tests.conformance.transport_suite import ECHO, OTHER, Note
 from tests.unit.quic.pair import FRAME_MAX, FRAMING, PROTOCOL, Pair
-from tests.unit.quic.test_endpoint import limit, links, tell
+from tests.unit.quic.story import limit, links, tell
 
 
 def counted(driver):
