@@ -128,6 +128,13 @@ class EpochCommitted(TraceEvent, tag="epoch_committed"):
     count: int
 
 
+class SettlementWarned(TraceEvent, tag="settlement_warned"):
+    """Money is at risk and this node can't help it alone: an operator should look."""
+
+    subject: str
+    detail: str
+
+
 class LedgerMoved(TraceEvent, tag="ledger_moved"):
     """The contract accepted a transaction."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from quiver.errors import ReceiptMismatch
 from quiver.ids import RequestId
 from quiver.params import Params
 from quiver.ports import Batch
@@ -45,6 +46,9 @@ class ProviderChannel:
         """Why a request of at most `amount_max` credits may not start now; None when it may."""
         if self.state.closed or self.state.exit_at_ms is not None:
             return "the channel is closing"
+        if self.log.head.cum < self.state.paid:
+            # Our disk was lost. Going on from an earlier receipt would issue the ones after it a second time.
+            return "more was paid than this log knows of: the payer must show its last acknowledgement"
         left = self.state.locked - self.log.head.cum - self._held
         if amount_max > left:
             return f"{left} credits are left in the channel, {amount_max} are needed"
@@ -73,6 +77,8 @@ class ProviderChannel:
 
     def on_acknowledged(self, acknowledgement: Acknowledgement) -> Batch:
         """A verified acknowledgement; older ones change nothing."""
+        if self.log.is_taken_over_by(acknowledgement):
+            return self._take_over(acknowledgement)
         before = self.log.acknowledged.seq
         batch = self.log.on_acknowledged(acknowledgement, receipts_batch_max=self._params.receipts_batch_max)
         for _ in range(self.log.acknowledged.seq - before):
@@ -80,6 +86,15 @@ class ProviderChannel:
                 break
             self.limit = min(2 * self.limit, self._params.credit_limit_max)
         return batch
+
+    def _take_over(self, acknowledgement: Acknowledgement) -> Batch:
+        """No credit for it: of a payer's own word alone we know what it owes, not how often it paid."""
+        if not max(1, self.state.paid) <= acknowledgement.cum <= self.state.locked:
+            raise ReceiptMismatch(
+                f"ack_unbacked: an acknowledgement over {acknowledgement.cum} credits, where {self.state.paid} were paid "
+                f"of {self.state.locked} locked"
+            )
+        return self.log.on_acknowledged(acknowledgement, receipts_batch_max=self._params.receipts_batch_max)
 
     def validate(self) -> None:
         """Own invariants."""

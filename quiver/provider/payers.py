@@ -16,8 +16,27 @@ from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.log import ProviderLog
 from quiver.receipts.signatures import sign_receipt, verify_acknowledgement
 from quiver.runtime import Runtime
+from quiver.settlement.channel import session_at
 from quiver.values.frames import AckFrame, Authorise, Open
 from quiver.values.receipt import Acknowledgement, SignedReceipt
+
+
+def load_channel(
+    runtime: Runtime, channels: dict[ChannelId, ProviderChannel], channel_id: ChannelId
+) -> ProviderChannel:
+    """The one object of a channel in this life of the node, read back from the store when it is first asked for."""
+    channel = channels.get(channel_id)
+    if channel is None:
+        state = runtime.ledger.channel(channel_id)
+        if state is None or state.provider != runtime.signer.account:
+            raise PeerError("the ledger has no such channel to us", wire_code=WireCode.NOT_AUTHORISED)
+        terms = ChannelTerms(
+            chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, channel=channel_id,
+            provider_key=runtime.signer.public_key, payer=state.payer,
+        )  # fmt: skip
+        channel = ProviderChannel(state, ProviderLog.load(runtime.store, terms), runtime.params)
+        channels[channel_id] = channel
+    return channel
 
 
 class Payers:
@@ -40,38 +59,25 @@ class Payers:
             raise refuse("no such channel on the ledger, or it is closed")
         if state.provider != runtime.signer.account or frame.provider != runtime.signer.peer_id:
             raise refuse("the channel pays another provider")
-        if frame.gateway != peer or frame.payer != state.payer or frame.session != state.session:
+        session = session_at(state, runtime.clock.utc_ms())
+        if frame.gateway != peer or frame.payer != state.payer or frame.session != session:
             raise refuse("it names another gateway, payer or session key")
         if frame.expires_ms < runtime.clock.utc_ms() - runtime.params.clock_skew_ms_max:
             raise refuse("it has expired")
         digest = signing.authorise_digest(
             ledger.chain_id, ledger.contract, frame.channel, frame.gateway, frame.provider, frame.expires_ms
         )
-        if not await runtime.verifier.verify_session(state.session, digest, frame.signature):
+        if not await runtime.verifier.verify_session(session, digest, frame.signature):
             raise BadSignature(
                 "Authorise refused: the session key's signature does not verify",
                 peer_id=peer,
                 wire_code=WireCode.NOT_AUTHORISED,
             )
-        channel = self._channel(frame.channel)
+        channel = load_channel(runtime, self.channels, frame.channel)
         channel.state = state
-        if frame.last is not None:
+        # An older one is known, and may be by a key that counts no more.
+        if frame.last is not None and frame.last.seq > channel.log.acknowledged.seq:
             await self._on_acknowledgement(peer, channel, frame.last)
-        return channel
-
-    def _channel(self, channel_id: ChannelId) -> ProviderChannel:
-        channel = self.channels.get(channel_id)
-        if channel is None:
-            runtime = self._runtime
-            state = runtime.ledger.channel(channel_id)
-            if state is None or state.provider != runtime.signer.account:
-                raise PeerError("the ledger has no such channel to us", wire_code=WireCode.NOT_AUTHORISED)
-            terms = ChannelTerms(
-                chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, channel=channel_id,
-                provider_key=runtime.signer.public_key, payer=state.payer,
-            )  # fmt: skip
-            channel = ProviderChannel(state, ProviderLog.load(runtime.store, terms), runtime.params)
-            self.channels[channel_id] = channel
         return channel
 
     def can_carry(self, channel: ProviderChannel, amount_max: int) -> bool:
@@ -109,7 +115,7 @@ class Payers:
         """Handler of the acknowledgements' protocol."""
         while (frame := await stream.receive()) is not None:
             assert isinstance(frame, AckFrame)
-            channel = self._channel(frame.acknowledgement.channel)
+            channel = load_channel(self._runtime, self.channels, frame.acknowledgement.channel)
             await self._on_acknowledgement(stream.peer_id, channel, frame.acknowledgement)
         stream.finish()
 
@@ -121,7 +127,7 @@ class Payers:
         try:
             await verify_acknowledgement(
                 runtime.verifier, acknowledgement, chain_id=ledger.chain_id, contract=ledger.contract,
-                session=channel.state.session,
+                session=session_at(channel.state, runtime.clock.utc_ms()),
             )  # fmt: skip
             batch = channel.on_acknowledged(acknowledgement)
         except PeerError as error:

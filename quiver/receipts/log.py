@@ -3,7 +3,9 @@
 Rules of this file: one writer a channel. A method checks, changes the object, and returns the batch to commit; the caller commits
 before it sends anything that rests on it (docs/protocol.md, section 5). If a commit fails, `load` again.
 
-Provider: receipts stay until the aggregator has them, so (submitted, head] are kept and (acknowledged, head] are unacknowledged.
+Provider: receipts stay until the aggregator has them, so (submitted, head] are kept and (acknowledged, head] are unacknowledged;
+`PROVEN_KEPT` more stay on disk, to show them to whoever doubts a bill. A provider that lost its disk takes a channel over where a
+genuine acknowledgement says it stands, and goes on from there: what was issued up to there is issued no second time.
 Payer: the head of its last acknowledgement; later receipts come again, verbatim, from the provider.
 """
 
@@ -16,7 +18,14 @@ import msgspec
 from quiver.errors import Busy, ReceiptMismatch, UsageError
 from quiver.ids import Address, ChannelId
 from quiver.ports import Batch, Store
-from quiver.receipts.checks import RECEIPTS_PER_BATCH_MAX, ChannelTerms, check_acknowledgement, check_receipt
+from quiver.receipts.checks import (
+    RECEIPTS_PER_BATCH_MAX,
+    ChannelTerms,
+    check_acknowledgement,
+    check_acknowledgement_shape,
+    check_receipt,
+)
+from quiver.receipts.totals import PAYER_TOTALS, PROVIDER_TOTALS, ChannelTotals
 from quiver.values.frames import SubmitReceipts
 from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
 
@@ -25,6 +34,10 @@ PROVIDER_CHANNELS, PROVIDER_RECEIPTS, PAYER_CHANNELS = "provider_channels", "pro
 UNACKNOWLEDGED_MAX = RECEIPTS_PER_BATCH_MAX
 # Receipts no aggregator has taken yet, over all batches; at 1000 receipts a batch, an hour of a busy channel.
 UNSUBMITTED_MAX = 64 * RECEIPTS_PER_BATCH_MAX
+# Receipts of a channel that stay on disk after an aggregator has taken them, about 600 bytes each.
+PROVEN_KEPT = 1024
+# No channel gets this far, so no acknowledgement that was taken over leaves too few numbers for the rest of its life.
+TAKEN_OVER_MAX = 1 << 62
 
 
 class ProviderRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +48,15 @@ class ProviderRecord(msgspec.Struct, frozen=True, kw_only=True):
     boundaries: tuple[Acknowledgement, ...] = ()
     "Acknowledgements at which batches may end, oldest first; the last is the newest."
     last: Acknowledgement | None = None
+    taken_over: bool = False
+    "Nothing was issued here since `last` was taken over."
+
+
+class IssuedReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Row of `provider_receipts`. `head` is the channel's head after it."""
+
+    receipt: SignedReceipt
+    head: bytes
 
 
 class PayerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +67,7 @@ class PayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ENCODE = msgspec.msgpack.Encoder().encode
-_RECEIPT = msgspec.msgpack.Decoder(SignedReceipt)
+_ISSUED = msgspec.msgpack.Decoder(IssuedReceipt)
 _PROVIDER = msgspec.msgpack.Decoder(ProviderRecord)
 _PAYER = msgspec.msgpack.Decoder(PayerRecord)
 
@@ -61,6 +83,8 @@ class ProviderLog:
     def __init__(self, terms: ChannelTerms) -> None:
         self._record = ProviderRecord(terms=terms)
         self._kept: deque[tuple[SignedReceipt, ChannelHead]] = deque()
+        self.totals = ChannelTotals(PROVIDER_TOTALS, terms.channel)
+        "Of every receipt issued here."
 
     @classmethod
     def load(cls, store: Store, terms: ChannelTerms) -> ProviderLog:
@@ -73,9 +97,12 @@ class ProviderLog:
             raise UsageError(
                 f"channel {terms.channel.hex()}: the store holds other terms; is this the right chain and key?"
             )
+        self.totals = ChannelTotals.load(store, PROVIDER_TOTALS, terms.channel)
         at = self._record.submitted
-        for _, value in store.scan(PROVIDER_RECEIPTS, terms.channel):
-            receipt = _RECEIPT.decode(value)
+        for key, value in store.scan(PROVIDER_RECEIPTS, terms.channel):
+            if int.from_bytes(key[32:], "big") <= at.seq:
+                continue
+            receipt = _ISSUED.decode(value).receipt
             at = check_receipt(receipt, at, terms)
             self._kept.append((receipt, at))
         return self
@@ -117,22 +144,45 @@ class ProviderLog:
             raise Busy(
                 f"channel {self.terms.channel.hex()}: the receipt log is full; wait for the payer or the aggregator"
             )
-        new = not self._kept and self._record.last is None
+        new = not self._kept and (self._record.last is None or self._record.taken_over)
         at = check_receipt(receipt, self.head, self.terms)
         self._kept.append((receipt, at))
-        put = (PROVIDER_RECEIPTS, self._key(at.seq), _ENCODE(receipt))
-        return [self._put(), put] if new else [put]
+        put = (PROVIDER_RECEIPTS, self._key(at.seq), _ENCODE(IssuedReceipt(receipt=receipt, head=at.head)))
+        batch: list[tuple[str, bytes, bytes | None]] = [put, *self.totals.on_receipt(receipt.body)]
+        if new:
+            self._record = msgspec.structs.replace(self._record, taken_over=False)
+            batch.append(self._put())
+        return batch
 
     def on_acknowledged(self, ack: Acknowledgement, *, receipts_batch_max: int) -> Batch:
-        """A verified acknowledgement. One that is not newer than ours changes nothing; one over a head we never had is refused."""
+        """A verified acknowledgement. One that is not newer than ours changes nothing; one over a head we never had is refused,
+        unless we have nothing to hold against it: then it is where the channel stands."""
         if ack.seq <= self.acknowledged.seq:
             return []
+        if self.is_taken_over_by(ack):
+            return self._take_over(ack)
         check_acknowledgement(ack, self._head_at(ack.seq), self.terms.channel)
         kept = self._record.boundaries
         start = kept[-2].seq if len(kept) > 1 else self._record.submitted.seq
         # The newest boundary moves forward while its batch stays small.
         boundaries = (*(kept[:-1] if ack.seq - start <= receipts_batch_max else kept), ack)
         self._record = msgspec.structs.replace(self._record, boundaries=boundaries, last=ack)
+        return [self._put()]
+
+    def is_taken_over_by(self, ack: Acknowledgement) -> bool:
+        """Whether `ack` is news to a log that issued nothing since its beginning or since it was last taken over."""
+        is_blank = not self._kept and (self._record.last is None or self._record.taken_over)
+        return is_blank and ack.seq > self.head.seq
+
+    def _take_over(self, ack: Acknowledgement) -> Batch:
+        check_acknowledgement_shape(ack)
+        if ack.channel != self.terms.channel:
+            raise ReceiptMismatch("ack_wrong_channel: an acknowledgement of another channel")
+        if ack.cum < self.head.cum or max(ack.seq, ack.cum) > TAKEN_OVER_MAX:
+            raise ReceiptMismatch(f"ack_wrong_cum: {ack.cum} credits at receipt {ack.seq} can't be where we stand")
+        self._record = msgspec.structs.replace(
+            self._record, submitted=head_of(ack), boundaries=(), last=ack, taken_over=True
+        )
         return [self._put()]
 
     def next_submission(self, batch_id: int, session: Address) -> SubmitReceipts | None:
@@ -154,12 +204,20 @@ class ProviderLog:
             raise ReceiptMismatch(
                 f"ack_wrong_head: the ingested batch ends at {until.seq} in another history than ours"
             )
+        return self._forget(until)
+
+    def on_unsubmittable(self, refused: SubmitReceipts) -> Batch:
+        """The aggregator will never take this batch, because receipts before it are lost: what it is worth is claimed directly."""
+        until = head_of(refused.acknowledgement)
+        return [] if until.seq <= self._record.submitted.seq else self._forget(until)
+
+    def _forget(self, until: ChannelHead) -> Batch:
         boundaries = tuple(ack for ack in self._record.boundaries if ack.seq > until.seq)
+        outdated = range(max(1, self._record.submitted.seq - PROVEN_KEPT + 1), until.seq - PROVEN_KEPT + 1)
         self._record = msgspec.structs.replace(self._record, submitted=until, boundaries=boundaries)
-        batch: list[tuple[str, bytes, bytes | None]] = [self._put()]
         while self._kept and self._kept[0][1].seq <= until.seq:
-            batch.append((PROVIDER_RECEIPTS, self._key(self._kept.popleft()[1].seq), None))
-        return batch
+            self._kept.popleft()
+        return [self._put(), *((PROVIDER_RECEIPTS, self._key(seq), None) for seq in outdated)]
 
     def validate(self) -> None:
         """submitted <= boundaries <= last <= head, and the kept receipts run without a gap."""
@@ -193,7 +251,9 @@ class PayerLog:
     def __init__(self, terms: ChannelTerms) -> None:
         self._record = PayerRecord(terms=terms)
         self._head = ChannelHead()
-        self._unsigned: deque[ChannelHead] = deque()
+        self._unsigned: deque[tuple[ChannelHead, SignedReceipt]] = deque()
+        self.totals = ChannelTotals(PAYER_TOTALS, terms.channel)
+        "Of every receipt we signed for."
 
     @classmethod
     def load(cls, store: Store, terms: ChannelTerms) -> PayerLog:
@@ -206,6 +266,7 @@ class PayerLog:
                     f"channel {terms.channel.hex()}: the store holds other terms; is this the right chain and key?"
                 )
             self._head = head_of(self._record.last)
+        self.totals = ChannelTotals.load(store, PAYER_TOTALS, terms.channel)
         return self
 
     @property
@@ -228,7 +289,7 @@ class PayerLog:
         if len(self._unsigned) >= UNACKNOWLEDGED_MAX:
             raise ReceiptMismatch(f"too_many_receipts: {UNACKNOWLEDGED_MAX} wait for our signature already")
         self._head = check_receipt(receipt, self._head, self.terms)
-        self._unsigned.append(self._head)
+        self._unsigned.append((self._head, receipt))
         return self._head
 
     def on_signed(self, ack: Acknowledgement) -> Batch:
@@ -239,17 +300,25 @@ class PayerLog:
         last = self._record.last
         if last is not None and ack.seq <= last.seq:
             return []
-        at = next((head for head in self._unsigned if head.seq == ack.seq), self._head)
+        at = next((head for head, _ in self._unsigned if head.seq == ack.seq), self._head)
         check_acknowledgement(ack, at, self.terms.channel)
-        while self._unsigned and self._unsigned[0].seq <= ack.seq:
-            self._unsigned.popleft()
+        rows: dict[tuple[str, bytes], bytes | None] = {}
+        while self._unsigned and self._unsigned[0][0].seq <= ack.seq:
+            _, receipt = self._unsigned.popleft()
+            rows |= {(table, key): value for table, key, value in self.totals.on_receipt(receipt.body)}
         self._record = msgspec.structs.replace(self._record, last=ack)
-        return [(PAYER_CHANNELS, self.terms.channel, _ENCODE(self._record))]
+        totals = [(table, key, value) for (table, key), value in rows.items()]
+        return [(PAYER_CHANNELS, self.terms.channel, _ENCODE(self._record)), *totals]
 
 
 def provider_channels(store: Store) -> list[ChannelTerms]:
     """Terms of every channel the provider has a log of."""
     return [_PROVIDER.decode(row).terms for _, row in store.scan(PROVIDER_CHANNELS)]
+
+
+def issued_receipts(store: Store, channel: ChannelId) -> list[IssuedReceipt]:
+    """The receipts of a channel that are still on the provider's disk, oldest first."""
+    return [_ISSUED.decode(row) for _, row in store.scan(PROVIDER_RECEIPTS, channel)]
 
 
 def payer_channels(store: Store) -> list[tuple[ChannelId, ChannelTerms]]:

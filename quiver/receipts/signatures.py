@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quiver.errors import BadSignature
 from quiver.identity.signing import ack_digest, ack_domain, receipt_digest
 from quiver.ids import Address
@@ -40,3 +42,16 @@ async def verify_acknowledgement(
         raise BadSignature(
             f"acknowledgement_signature: the acknowledgement at {ack.seq} is not signed by the session key"
         )
+
+
+async def find_signer(
+    verifier: Verifier, ack: Acknowledgement, sessions: Sequence[Address], *, chain_id: int, contract: Address
+) -> Address | None:
+    """Which of `sessions` signed it for this contract; None if none of them did."""
+    for session in sessions:
+        try:
+            await verify_acknowledgement(verifier, ack, chain_id=chain_id, contract=contract, session=session)
+        except BadSignature:
+            continue
+        return session
+    return None

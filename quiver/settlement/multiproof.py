@@ -5,24 +5,44 @@ Rules of this file: positional as `merkle` is; every sibling must be used; a lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from quiver.errors import ReceiptMismatch
 from quiver.ids import DIGEST_BYTES
 from quiver.settlement.merkle import MerkleTree, hash_leaf, hash_node
-from quiver.values.ledger import Commitment, Leaf, MultiProof
+from quiver.values.ledger import Commitment, Leaf, MultiProof, Proof
 
 
 def prove_many(tree: MerkleTree, indices: Sequence[int]) -> MultiProof:
     """Proof of the leaves at `indices`, which must ascend."""
+    return _gather(indices, len(tree), tree.node)
+
+
+def combine(proofs: Sequence[Proof]) -> MultiProof:
+    """One proof of what `proofs` show each by itself: of one tree, by ascending place. `ReceiptMismatch` where they do not fit."""
+    counts = {proof.count for proof in proofs}
+    if len(counts) != 1:
+        raise ReceiptMismatch(f"proof_count: {len(proofs)} proofs of trees with {sorted(counts)} leaves")
+    nodes: dict[tuple[int, int], bytes] = {}
+    for proof in proofs:
+        unused, at, level, width = iter(proof.siblings), proof.index, 0, proof.count
+        while width > 1:
+            if at ^ 1 < width:
+                nodes[level, at ^ 1] = _take(unused)
+            at, level, width = at >> 1, level + 1, (width + 1) >> 1
+    return _gather([proof.index for proof in proofs], proofs[0].count, lambda level, at: nodes[level, at])
+
+
+def _gather(indices: Sequence[int], count: int, node: Callable[[int, int], bytes]) -> MultiProof:
+    """The siblings that do not follow from the leaves at `indices`; `node(level, place)` is only asked for those."""
     siblings: list[bytes] = []
-    level, width, places = 0, len(tree), list(indices)
+    level, width, places = 0, count, list(indices)
     while width > 1:
         known = frozenset(places)
-        siblings += [tree.node(level, at ^ 1) for at in places if at ^ 1 not in known and at ^ 1 < width]
+        siblings += [node(level, at ^ 1) for at in places if at ^ 1 not in known and at ^ 1 < width]
         places = list(dict.fromkeys(at >> 1 for at in places))
         level, width = level + 1, (width + 1) >> 1
-    return MultiProof(indices=tuple(indices), count=len(tree), siblings=tuple(siblings))
+    return MultiProof(indices=tuple(indices), count=count, siblings=tuple(siblings))
 
 
 def compute_paths_root(leaf_hashes: Sequence[bytes], proof: MultiProof) -> bytes:

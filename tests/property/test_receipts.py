@@ -68,6 +68,7 @@ class Settlement(RuleBasedStateMachine):
             assert self.log.acknowledged.seq == max(seq, acknowledged.seq)
             assert bool(batch) == (seq > acknowledged.seq)
 
+    @precondition(lambda self: self.history.receipts)
     @rule()
     def refuse_what_was_never_issued(self):
         before = self.log.head, self.log.acknowledged
@@ -86,6 +87,7 @@ class Settlement(RuleBasedStateMachine):
         for name in ("head", "acknowledged", "last", "unacknowledged", "unacknowledged_credits"):
             assert getattr(self.log, name) == getattr(before, name)
         assert self.log.next_submission(1, self.state.session) == before.next_submission(1, self.state.session)
+        assert self.log.totals.cells == before.totals.cells
 
     # ---- between them
 
@@ -169,6 +171,9 @@ class Settlement(RuleBasedStateMachine):
     @invariant()
     def each_receipt_counts_once(self):
         self.log.validate()
+        cells = self.log.totals.cells.values()
+        assert sum(cell.amount for cell in cells) == self.log.head.cum
+        assert sum(cell.receipts for cell in cells) == self.log.head.seq
         self.window.validate()
         known = self.window.head(self.state.channel)
         assert self.counted == (0 if known is None else known.seq)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from quiver.errors import ReceiptMismatch, UsageError
-from quiver.receipts.log import PayerLog, ProviderLog, payer_channels, provider_channels
+from quiver.receipts.log import PayerLog, ProviderLog, issued_receipts, payer_channels, provider_channels
 from quiver.values.receipt import ChannelHead
 from sim.loop import Environment
 from sim.store import MemoryStore
@@ -76,8 +76,65 @@ def test_batches_end_at_acknowledgements_and_are_forgotten_once_ingested():
     disk.write(log.on_ingested(second))
     assert log.on_ingested(first) == []
     assert log.next_submission(3, session) is None
-    assert list(disk.store.scan("provider_receipts")) == []
     assert ProviderLog.load(disk.store, history.terms).head == history.heads[6]
+
+
+def test_proven_receipts_stay_to_be_shown_and_their_number_is_bounded(monkeypatch):
+    monkeypatch.setattr("quiver.receipts.log.PROVEN_KEPT", 3)
+    history, disk = History(amounts=(1,) * 6), Disk()
+    log = ProviderLog.load(disk.store, history.terms)
+    for seq, receipt in enumerate(history.receipts, start=1):
+        disk.write(log.on_issued(receipt))
+        disk.write(log.on_acknowledged(history.acknowledge(seq), receipts_batch_max=2))
+        if seq % 2 == 0:
+            disk.write(log.on_ingested(log.next_submission(seq, history.payer.session_address)))
+            held = [row.receipt.body.seq for row in issued_receipts(disk.store, history.terms.channel)]
+            assert held == list(range(max(1, seq - 2), seq + 1))
+            again = ProviderLog.load(disk.store, history.terms)
+            again.validate()
+            assert again.head == history.heads[seq] and again.next_submission(9, history.payer.session_address) is None
+    shown = issued_receipts(disk.store, history.terms.channel)
+    assert [(row.receipt, row.head) for row in shown] == [
+        (history.receipts[at], history.heads[at + 1].head) for at in (3, 4, 5)
+    ]
+
+
+def test_a_blank_log_takes_a_channel_over_where_an_acknowledgement_says_it_stands_and_issues_no_seq_twice():
+    history, disk = History(amounts=(10, 20, 30)), Disk()
+    log = ProviderLog.load(disk.store, history.terms)
+    disk.write(log.on_acknowledged(history.acknowledge(1), receipts_batch_max=100))
+    # Another place knew more: the last word counts, as long as nothing was issued since.
+    disk.write(log.on_acknowledged(history.acknowledge(3), receipts_batch_max=100))
+    log = ProviderLog.load(disk.store, history.terms)
+    log.validate()
+    assert log.head == log.acknowledged == history.heads[3] and log.next_submission(1, b"") is None
+    with pytest.raises(ReceiptMismatch, match="^seq_not_next"):
+        log.on_issued(history.receipts[2])
+    disk.write(log.on_issued(history.add(40)))
+    ahead = History(amounts=(10, 20, 30, 40, 50))
+    for held in (log, ProviderLog.load(disk.store, history.terms)):
+        assert held.head == history.heads[4] and held.unacknowledged_credits == 40
+        with pytest.raises(ReceiptMismatch, match="^ack_wrong_seq"):
+            held.on_acknowledged(ahead.acknowledge(5), receipts_batch_max=100)
+    # What is lost before it keeps the aggregator from taking it; then its receipts go, the acknowledgement stays.
+    disk.write(log.on_acknowledged(history.acknowledge(4), receipts_batch_max=100))
+    batch = log.next_submission(1, history.payer.session_address)
+    assert batch.previous == history.heads[3]
+    disk.write(log.on_unsubmittable(batch))
+    assert log.next_submission(2, history.payer.session_address) is None and log.last == history.acknowledge(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"channel": bytes(32)}, "ack_wrong_channel"), ({"cum": 9}, "ack_wrong_cum"), ({"seq": 1 << 63}, "ack_wrong_cum")],
+)
+def test_what_cannot_be_where_a_channel_stands_is_not_taken_over(change, name):
+    history = History(amounts=(10, 20))
+    log = ProviderLog(history.terms)
+    log.on_acknowledged(history.acknowledge(1), receipts_batch_max=100)
+    with pytest.raises(ReceiptMismatch, match=f"^{name}"):
+        log.on_acknowledged(msgspec.structs.replace(history.acknowledge(2), **change), receipts_batch_max=100)
+    assert log.head == history.heads[1]
 
 
 def test_a_payer_resumes_at_its_last_acknowledgement_and_takes_the_rest_again():

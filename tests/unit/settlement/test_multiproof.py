@@ -10,7 +10,7 @@ import pytest
 
 from quiver.errors import ReceiptMismatch
 from quiver.settlement.merkle import MerkleTree, hash_leaf, hash_node
-from quiver.settlement.multiproof import compute_paths_root, prove_many, verify_many
+from quiver.settlement.multiproof import combine, compute_paths_root, prove_many, verify_many
 from quiver.values.ledger import Commitment, Leaf
 
 LEAVES = [Leaf(epoch=5, channel=bytes([n]) * 32, cum=n, seq=n, head=bytes(32)) for n in range(40)]
@@ -33,6 +33,24 @@ def test_every_set_of_leaves_of_every_small_tree_verifies():
         for size in range(1, count + 1):
             for places in itertools.combinations(range(count), size):
                 verify_many([LEAVES[at] for at in places], prove_many(tree, places), good)
+
+
+def test_single_proofs_combine_to_the_very_proof_a_tree_gives():
+    for count in range(1, 9):
+        tree = MerkleTree(HASHES[:count])
+        for size in range(1, count + 1):
+            for places in itertools.combinations(range(count), size):
+                assert combine([tree.proof(at) for at in places]) == prove_many(tree, places)
+
+
+def test_proofs_of_two_trees_or_cut_short_do_not_combine():
+    tree = MerkleTree(HASHES[:5])
+    with pytest.raises(ReceiptMismatch, match="^proof_count"):
+        combine([tree.proof(0), MerkleTree(HASHES[:6]).proof(1)])
+    with pytest.raises(ReceiptMismatch, match="^proof_count"):
+        combine([])
+    with pytest.raises(ReceiptMismatch, match="^proof_length"):
+        combine([msgspec.structs.replace(tree.proof(0), siblings=())])
 
 
 def test_one_leaf_needs_the_siblings_of_its_single_proof():

@@ -1,0 +1,153 @@
+"""Reads the ledger for what concerns this provider, and does what `watch` decides: accuse, answer, finalize, warn.
+
+Rules of this file: it awaits and moves values; every rule is in watch.
+"""
+
+from __future__ import annotations
+
+from quiver import trace
+from quiver.errors import QuiverError, SettlementError
+from quiver.ids import ChannelId
+from quiver.provider.channel import ProviderChannel
+from quiver.provider.leaves import Leaves
+from quiver.provider.watch import Asked, Docket, Step, judge_leaf, judge_promise
+from quiver.runtime import Runtime
+from quiver.settlement.challenges import subject_of_omission
+from quiver.settlement.merkle import hash_leaf
+from quiver.settlement.terms import Terms
+from quiver.values.ledger import (
+    AnswerLeaf,
+    ChallengeOmission,
+    Fault,
+    Finalize,
+    Leaf,
+    Promise,
+    ProveBadHead,
+    SignedCommitment,
+    Transaction,
+)
+
+# After a restart at most this many events are read again, so that not every round of a quiet provider costs a write.
+EVENTS_REREAD_MAX = 1000
+
+
+class Watcher:
+    """Shares the settler's leaves and channels. `warnings` say what an operator has to look after, by subject."""
+
+    def __init__(self, runtime: Runtime, channels: dict[ChannelId, ProviderChannel], leaves: Leaves) -> None:
+        self.docket = Docket.load(runtime.store)
+        self.warnings: dict[str, str] = {}
+        self._runtime = runtime
+        self._channels = channels
+        self._leaves = leaves
+        self._terms = Terms.from_params(runtime.params)
+        self._asked: dict[tuple[ChannelId, int], Asked] = {}
+        self._bad_heads: dict[int, SignedCommitment] = {}
+
+    @property
+    def health(self) -> str | None:
+        """None when well, otherwise what is wrong and what to do."""
+        return "; ".join(self.warnings.values()) or None
+
+    def on_asked(self, channel: ChannelId, epoch: int, asked: Asked) -> None:
+        """The aggregator was asked for this leaf, its root being posted."""
+        self._asked[channel, epoch] = asked
+
+    def on_commitment(self, signed: SignedCommitment) -> None:
+        """A signed commitment an aggregator handed out; the ledger's may be another."""
+        posted = self._runtime.ledger.epoch(signed.commitment.epoch)
+        if signed.signature and posted is not None and posted.commitment != signed.commitment:
+            self._bad_heads[signed.commitment.epoch] = signed
+
+    def warn(self, subject: str, detail: str) -> None:
+        """Said once for as long as it holds."""
+        if self.warnings.get(subject) != detail:
+            self.warnings[subject] = detail
+            runtime = self._runtime
+            runtime.trace.emit(
+                trace.SettlementWarned(
+                    at_s=runtime.clock.now(), node=runtime.signer.peer_id, subject=subject, detail=detail
+                )
+            )
+
+    def clear(self, subject: str) -> None:
+        """It holds no more."""
+        self.warnings.pop(subject, None)
+
+    async def look(self) -> None:
+        """One round."""
+        if not self._terms.slash:
+            # Nothing stands behind a root in this network: no word is broken that anybody answers for.
+            return
+        await self._read_events()
+        for promise in self.docket.promises:
+            await self._judge_promise(promise)
+        for leaf in self.docket.challenged:
+            await self._judge_leaf(leaf)
+        for epoch, signed in list(self._bad_heads.items()):
+            del self._bad_heads[epoch]
+            await self._send(ProveBadHead(sender=self._runtime.signer.account, signed=signed), f"head of epoch {epoch}")
+
+    async def _read_events(self) -> None:
+        ledger = self._runtime.ledger
+        batch: list[tuple[str, bytes, bytes | None]] = []
+        began = self.docket.kept_cursor
+        while events := ledger.events(self.docket.cursor):
+            batch += self.docket.on_events(events, self._channels)
+        if batch or self.docket.cursor - began >= EVENTS_REREAD_MAX:
+            await self._runtime.store.commit([*batch, *self.docket.put_cursor()])
+
+    async def _judge_promise(self, promise: Promise) -> None:
+        runtime, ledger = self._runtime, self._runtime.ledger
+        key, subject = (promise.channel, promise.epoch), subject_of_omission(promise.channel, promise.seq)
+        root = ledger.epoch(promise.epoch)
+        name = f"promise for epoch {promise.epoch}, channel {promise.channel.hex()}"
+        step = judge_promise(
+            promise, root=root, kept=self._leaves.find(*key), asked=self._asked.get(key, Asked.NOT_YET),
+            bond=None if root is None else ledger.bond(root.poster),
+            challenge=ledger.challenge(Fault.OMISSION, promise.epoch, subject), terms=self._terms,
+            account=runtime.signer.account, free_credits=ledger.balance(runtime.signer.account),
+            now_ms=runtime.clock.utc_ms(),
+        )  # fmt: skip
+        if step is Step.CHALLENGE:
+            await self._send(ChallengeOmission(sender=runtime.signer.account, promise=promise), name)
+        elif step is Step.FINALIZE:
+            await self._send(
+                Finalize(sender=runtime.signer.account, fault=Fault.OMISSION, epoch=promise.epoch, subject=subject),
+                name,
+            )
+        elif step is Step.WARN:
+            self.warn(name, f"{name} is broken, and an accusation needs {self._terms.stake} free credits: deposit them")
+        elif step is Step.FORGET:
+            await runtime.store.commit(self.docket.forget_promise(promise))
+            self._asked.pop(key, None)
+            self.clear(name)
+
+    async def _judge_leaf(self, leaf: Leaf) -> None:
+        runtime = self._runtime
+        name = f"leaf of epoch {leaf.epoch}, channel {leaf.channel.hex()}"
+        kept = self._leaves.find(leaf.channel, leaf.epoch)
+        step = judge_leaf(
+            leaf, kept=kept, challenge=runtime.ledger.challenge(Fault.LEAF, leaf.epoch, hash_leaf(leaf)),
+            now_ms=runtime.clock.utc_ms(),
+        )  # fmt: skip
+        if step is Step.ANSWER and kept is not None:
+            answer = AnswerLeaf(sender=runtime.signer.account, leaf=leaf, signature=kept.acknowledgement.signature)
+            await self._send(answer, name)
+        elif step is Step.WARN:
+            self.warn(
+                name, f"{name} is challenged, and the acknowledgement that answers is not here: ask its aggregator"
+            )
+        elif step is Step.FORGET:
+            await runtime.store.commit(self.docket.forget_leaf(leaf))
+            self.clear(name)
+
+    async def _send(self, transaction: Transaction, name: str) -> None:
+        """A refusal is a warning: the next round decides anew from what the ledger then shows."""
+        try:
+            await self._runtime.ledger.submit(transaction)
+            self.clear(name)
+        except SettlementError as error:
+            self.warn(name, f"{name}: {type(transaction).__name__} was refused: {error}")
+        except QuiverError as error:
+            self.warn(name, f"{name}: {type(transaction).__name__} could not be sent, next round again: {error}")
