@@ -13,14 +13,13 @@ import msgspec
 
 from quiver.identity.peer_id import compute_peer_id
 from quiver.ids import Address, ChannelId, ModelId, PeerId, RequestId
+from quiver.receipts.payments import Payments
 from quiver.values.offer import Offer
 from quiver.values.receipt import SignedReceipt
 
 # About 700 bytes a request: 4,096 providers with 256 requests each are 0.7 GB at the very most.
 PROVIDERS_MAX = 4096
 REQUESTS_PER_PROVIDER_MAX = 256
-# A provider with more payers than this depends on none of them.
-PAYERS_PER_PROVIDER_MAX = 256
 # Answers remembered over all providers, to know one that is sold again.
 ANSWERS_MAX = 1 << 17
 FORKS_PER_PROVIDER_MAX = 16
@@ -66,7 +65,7 @@ class OfferedTerms(msgspec.Struct, frozen=True, kw_only=True):
 class History:
     """One provider: what detectors are shown. `book` has everybody else."""
 
-    __slots__ = ("peer", "book", "requests", "offers", "payers", "forks")
+    __slots__ = ("peer", "book", "requests", "offers", "forks")
 
     def __init__(self, peer: PeerId, book: Book) -> None:
         self.peer = peer
@@ -74,8 +73,6 @@ class History:
         self.requests: OrderedDict[RequestId, BilledRequest] = OrderedDict()
         "The newest `REQUESTS_PER_PROVIDER_MAX`, oldest first."
         self.offers: dict[ModelId, OfferedTerms] = {}
-        self.payers: OrderedDict[Address, int] = OrderedDict()
-        "Credits by payer."
         self.forks: deque[str] = deque(maxlen=FORKS_PER_PROVIDER_MAX)
         "Histories it signed that contradict one we hold, in words."
 
@@ -101,6 +98,8 @@ class Book:
     def __init__(self) -> None:
         self._histories: OrderedDict[PeerId, History] = OrderedDict()
         self._answers: OrderedDict[bytes, RequestId] = OrderedDict()
+        self.payments = Payments()
+        "Who paid whom, over all receipts that came here."
 
     def history(self, peer: PeerId) -> History:
         """Of one provider; empty for one never seen."""
@@ -136,7 +135,7 @@ class Book:
             request.response_hash = body.response_hash
             request.is_resold = self._first_sale(body.response_hash, body.request_id) != body.request_id
             history.requests.move_to_end(body.request_id)
-            self._count_payer(history, body.payer, body.amount)
+            self.payments.add(body.payer, peer, body.amount)
         history.drop_before(now_ms - HISTORY_MS_MAX)
         while len(history.requests) > REQUESTS_PER_PROVIDER_MAX:
             history.requests.popitem(last=False)
@@ -176,13 +175,6 @@ class Book:
         if history is None:
             history = self._histories[peer] = History(peer, self)
             if len(self._histories) > PROVIDERS_MAX:
-                self._histories.popitem(last=False)
+                self.payments.forget(self._histories.popitem(last=False)[0])
         self._histories.move_to_end(peer)
         return history
-
-    @staticmethod
-    def _count_payer(history: History, payer: Address, amount: int) -> None:
-        history.payers[payer] = history.payers.get(payer, 0) + amount
-        if len(history.payers) > PAYERS_PER_PROVIDER_MAX:
-            least = min(history.payers, key=lambda other: (history.payers[other], other))
-            del history.payers[least]

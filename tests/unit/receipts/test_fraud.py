@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quiver.receipts import history
+from quiver.receipts import history, payments
 from quiver.receipts.fraud.amounts import Amount, Tokens
 from quiver.receipts.fraud.cluster import SelfDealing
 from quiver.receipts.fraud.copies import Equivocation, Replay
@@ -153,16 +153,20 @@ def test_in_a_tiny_network_everybody_is_a_cluster_and_nobody_is_blamed(billing):
 def test_the_book_is_bounded_and_forgets_the_oldest(billing, monkeypatch):
     monkeypatch.setattr(history, "REQUESTS_PER_PROVIDER_MAX", 3)
     monkeypatch.setattr(history, "PROVIDERS_MAX", 2)
-    monkeypatch.setattr(history, "PAYERS_PER_PROVIDER_MAX", 2)
+    monkeypatch.setattr(payments, "PAYERS_PER_PROVIDER_MAX", 2)
     monkeypatch.setattr(history, "ANSWERS_MAX", 4)
     for payer in range(1, 7):
         billing.bill(1, payer=payer, credits=payer)
     kept = billing.book.history(billing.peer(1))
-    assert len(kept.requests) == 3 and sorted(kept.payers.values()) == [5, 6]
+    paid = billing.book.payments
+    assert len(kept.requests) == 3 and sorted(paid.edges(("provider", kept.peer)).values()) == [5, 6]
+    paid.validate()
     assert len(billing.book._answers) == 4
     billing.bill(2)
     billing.bill(3)
     assert billing.book.peers() == sorted([billing.peer(2), billing.peer(3)])
+    assert (paid.providers, paid.total) == (2, 200_000)
+    paid.validate()
 
 
 def test_yesterday_is_forgotten(billing):
