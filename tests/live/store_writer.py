@@ -1,15 +1,23 @@
-"""Run by test_sqlite_store: commits rows one after the other and prints each number only once it is durable."""
+"""Run by tests of stores: commits rows one after the other and prints each number only once it is durable.
+
+`python -m tests.live.store_writer FILE|URL FIRST`; the schema on a server is `SCHEMA`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
+from quiver.errors import Unavailable
+from quiver.live.stores.postgres import PostgresStore
 from quiver.live.stores.sqlite import SqliteStore
 
+SCHEMA = "quiver_writer"
+STORE_FAILED = 3
 
-async def main(path: str, start: int) -> None:
-    store = SqliteStore(path)
+
+async def main(place: str, start: int) -> None:
+    store = PostgresStore(place, schema=SCHEMA) if place.startswith("postgresql://") else SqliteStore(place)
     loop = asyncio.get_running_loop()
 
     async def write(number: int) -> None:
@@ -25,4 +33,9 @@ async def main(path: str, start: int) -> None:
         start += 8
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+if __name__ == "__main__":
+    try:
+        asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    except Unavailable as error:
+        sys.stderr.write(str(error))
+        sys.exit(STORE_FAILED)

@@ -12,7 +12,6 @@ from psycopg.conninfo import conninfo_to_dict
 from quiver.errors import UsageError
 from quiver.ids import PeerId
 
-SCHEMES = ("postgresql://", "postgres://")
 _SECRETS = ("password", "sslpassword")
 # A node that cannot reach its server is told, not left waiting.
 CONNECT_TIMEOUT_S = 10
@@ -24,23 +23,11 @@ _OPTIONS = (
 )
 
 
-def is_url(text: str) -> bool:
-    """Of a PostgreSQL server, as against a file's path."""
-    return text.startswith(SCHEMES)
-
-
 class Server:
     """A server's URL, checked. `name` is it without secrets; `str` gives the name, so that no log line shows more."""
 
     def __init__(self, url: str) -> None:
-        try:
-            parts = conninfo_to_dict(url)
-        except psycopg.Error:
-            # libpq's message quotes the URL, with the password in it.
-            raise UsageError(
-                "the PostgreSQL URL cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, in the password "
-                "%40 for @, %2F for / and %23 for #"
-            ) from None
+        parts = _parse(url)
         self._url, self._options = url, f"{parts.get('options') or ''} {_OPTIONS}"
         self._secrets = [str(parts[key]) for key in _SECRETS if parts.get(key)]
         user = f"{parts['user']}@" if parts.get("user") else ""
@@ -70,3 +57,19 @@ class Server:
 def schema_of(peer_id: PeerId) -> str:
     """Nodes may share a database: each has a schema of its own, named by its peer id."""
     return f"quiver_{hashlib.sha256(peer_id).hexdigest()[:16]}"
+
+
+def _parse(url: str) -> dict[str, Any]:
+    """Parts of a URL; `UsageError` without a word of it, because libpq's message quotes the password."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error:
+        parts = {"host": "@"}
+    # A / or @ in a password that nobody escaped makes another host, port or database of its rest.
+    ports = str(parts.get("port") or 0).split(",")
+    if "@" in f"{parts.get('host')}{parts.get('dbname')}" or not all(port.isdecimal() for port in ports):
+        raise UsageError(
+            "the PostgreSQL URL cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, in the password "
+            "%40 for @, %2F for / and %23 for #"
+        )
+    return parts
