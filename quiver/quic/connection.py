@@ -75,6 +75,11 @@ class PeerConnection(PackingConnection):
         senders = (stream.sender for stream in self._streams.values())
         return sum(sender._buffer_stop - sender._buffer_start for sender in senders)
 
+    def received_bytes_total(self) -> int:
+        """Bytes that nobody has read: those handed over, and those that wait for what comes before them."""
+        streams = (*self._streams.values(), *self._crypto_streams.values())
+        return self._unread_total + sum(len(stream.receiver._buffer) for stream in streams)
+
     def is_receiving(self, stream_id: int) -> bool:
         """More may arrive on this stream."""
         stream = self._streams.get(stream_id)

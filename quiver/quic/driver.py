@@ -45,6 +45,8 @@ class Driver(StreamDriver):
         self._quic.receive_datagram(data, address, now=now)
         self._keepalive_at = now + self._keepalive_s
         self._pump(now)
+        if not self.lease.take(len(data)):
+            self._relieve()
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Everything that congestion control and pacing let out now."""
@@ -112,6 +114,9 @@ class Driver(StreamDriver):
 
     def _buffered_bytes_total(self) -> int:
         return self._quic.buffered_bytes_total()
+
+    def _received_bytes_total(self) -> int:
+        return self._quic.received_bytes_total() + self._unfinished_bytes()
 
     def _reset_sending(self, stream_id: int, code: int) -> None:
         self._agreements.pop(stream_id, None)

@@ -44,6 +44,11 @@ class FrameStream:
         self.reader: FrameReader | FixedReader | None = None
         "Set once the peer has named the protocol; until then `dialer` or `listener` keeps what came of it in pieces."
 
+    @property
+    def unread_bytes(self) -> int:
+        """Of whole frames and of one that is not whole yet."""
+        return sum(map(len, self.frames)) + (0 if self.reader is None else self.reader.pending_bytes)
+
 
 class Connected(msgspec.Struct, frozen=True):
     """The peer has proved who it is."""

@@ -69,6 +69,10 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True):
         ("/ipfs/id/push/1.0.0", Bound(incoming=16, outgoing=16, total=32)),
     )
     "Instead of `streams_per_protocol_and_peer`, for protocols that need little."
+    memory_bytes: int = 512 * 1024 * 1024
+    "Unread, unfinished and unsent bytes of all connections together."
+    memory_reserve_bytes: int = 64 * 1024
+    "Of these, what each connection has for itself, whatever the others hold."
     rpc_rate: Rate = Rate(burst=2500, per_s=250.0)
     """Questions, and streams for a handler, of one protocol and peer. A provider that announces 1024 keys asks each of its
     neighbours two things a key, at once and again each `republish_s`; nothing else that is honest comes near it."""
@@ -108,6 +112,8 @@ class Refusal(StrEnum):
     "Too many streams came to nothing: the connection was closed."
     MEMORY = "memory"
     "The peer does not take its answers."
+    NODE_MEMORY = "node_memory"
+    "All connections together hold as much as they may."
     STALLED = "stalled"
     "It took nothing of what was written for the idle timeout."
 

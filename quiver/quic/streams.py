@@ -7,7 +7,7 @@ how bytes travel (`Driver`: QUIC).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -16,6 +16,7 @@ from quiver.ids import PeerId
 from quiver.quic.agreement import hear_echo, hear_proposal, proposal
 from quiver.quic.events import Changed, Closed, Event, FrameStream, Opened
 from quiver.quic.limits import Limits, Refusal
+from quiver.quic.memory import Holder
 from quiver.quic.rate import Bucket
 from quiver.wire.framing import Framing
 from quiver.wire.multistream import NegotiationFailed
@@ -26,13 +27,15 @@ CLOSE_RESOURCE_LIMIT, CLOSE_RATE_LIMITED, CLOSE_PROTOCOL_VIOLATION, CLOSE_SUPPLA
 )  # fmt: skip
 # For naming a protocol, and then for the whole question of an rpc.
 NEGOTIATION_TIMEOUT_S = 10.0
+# What an unread frame costs beside its bytes: without it, empty ones would cost a peer no credit at all.
+FRAME_COST_BYTES = 32
 
 
-class StreamDriver(ABC):
+class StreamDriver(Holder):
     """One connection. `framings` has each protocol id we serve."""
 
     def __init__(self, *, limits: Limits, framings: Mapping[str, Framing]) -> None:
-        self._limits = limits
+        super().__init__(limits)
         self._framings = framings
         self._streams: dict[int, FrameStream] = {}
         self._ignored: dict[int, None] = {}
@@ -41,8 +44,6 @@ class StreamDriver(ABC):
         self._negotiating: dict[int, float] = {}
         "Incoming stream that has not said what it wants -> when to give it up, soonest first."
         self._waste = Bucket(limits.waste, 0.0)
-        self._written_bytes = 0
-        "No less than what is held unsent; made exact when it reaches the limit."
         self.on_refusal: Callable[[Refusal], None] = lambda kind: None
         "Called with the kind of each refusal."
         self._events: deque[Event] = deque()
@@ -64,14 +65,6 @@ class StreamDriver(ABC):
     def _agree(self, stream_id: int, data: bytes) -> None:
         """Write what names a protocol; it may wait for a frame that is written in the same turn."""
         self._write(stream_id, data)
-
-    @abstractmethod
-    def _buffered_bytes(self, stream_id: int) -> int:
-        """Bytes of a stream that are held in memory until the peer has them."""
-
-    @abstractmethod
-    def _buffered_bytes_total(self) -> int:
-        """The same of all streams."""
 
     @abstractmethod
     def _reset_sending(self, stream_id: int, code: int) -> None:
@@ -129,12 +122,21 @@ class StreamDriver(ABC):
         """It is not finished in both directions."""
         return stream.id in self._streams
 
-    def has_memory(self) -> bool:
-        """The peer has taken enough of what was written that more may be."""
-        most = self._limits.unsent_bytes_max
-        if self._written_bytes >= most:
-            self._written_bytes = self._buffered_bytes_total()
-        return self._written_bytes < most
+    def _unfinished_bytes(self) -> int:
+        return sum(stream.reader.pending_bytes for stream in self._streams.values() if stream.reader is not None)
+
+    def _relieve(self) -> None:
+        """The node has no room for what the peer sent: the largest stream goes, and all of them where that is not enough.
+
+        A little has room always. What we have written is no fault of the peer's: writers wait.
+        """
+        if self._received_bytes_total() <= self.lease.reserve_bytes:
+            return
+        largest = max(self._streams.values(), key=lambda stream: stream.unread_bytes, default=None)
+        if largest is not None:
+            self.reset(largest, WireCode.RESOURCE_LIMIT)
+        if self._received_bytes_total() > self.lease.reserve_bytes and not self.lease.take(0):
+            self.close(CLOSE_RESOURCE_LIMIT, "no memory is left for what this connection holds")
 
     # ---- streams, from our side
 
@@ -162,8 +164,8 @@ class StreamDriver(ABC):
             raise StreamReset(stream.write_code, peer_id=self.peer_id)
         assert stream.framing is not None, "nothing is written before a protocol is agreed"
         data = stream.framing.encode(payload)
-        self._written_bytes += len(data)
         self._write(stream.id, data, end_stream=is_last)
+        self._count_written(len(data))
         if is_last:
             stream.is_finished = True
             self._forget_if_done(stream)
@@ -173,7 +175,7 @@ class StreamDriver(ABC):
         if not stream.frames:
             return None
         frame = stream.frames.popleft()
-        self._on_read(stream.id, len(frame))
+        self._on_read(stream.id, len(frame) + FRAME_COST_BYTES)
         return frame
 
     def finish(self, stream: FrameStream) -> None:
@@ -315,7 +317,7 @@ class StreamDriver(ABC):
             stream.reader, stream.dialer, stream.listener = reader, None, None
         for frame in reader.feed(data):
             stream.frames.append(frame)
-            self._on_kept(stream.id, len(frame))
+            self._on_kept(stream.id, len(frame) + FRAME_COST_BYTES)
 
     def _hear_proposal(self, stream: FrameStream, data: bytes) -> bytes | None:
         reply, rest = hear_proposal(stream, data, self._framings)

@@ -16,6 +16,7 @@ from quiver.quic.address_book import AddressBook
 from quiver.quic.admission import Admission
 from quiver.quic.limits import Quota, Refusal
 from quiver.quic.link import Link
+from quiver.quic.memory import Budget
 from quiver.quic.streams import CLOSE_SHUTDOWN, CLOSE_SUPPLANTED
 from quiver.values.peer import PeerInfo
 from quiver.wire import multiaddr
@@ -49,6 +50,7 @@ class Swarm:
     def __init__(self, own: PeerId, *, clock: Clock, loop: asyncio.AbstractEventLoop, quota: Quota) -> None:
         self.quota = quota
         self.admission = Admission(self.quota)
+        self.budget = Budget(self.quota)
         self.book = AddressBook()
         self.dialers: list[Dialer] = []
         "Most preferred kind first."
@@ -76,6 +78,7 @@ class Swarm:
         self._links[link] = None
         self.admission.add(link, self._clock.now())
         link.driver.on_refusal = self.quota.refuse
+        link.driver.lease.join(self.budget)
 
     def admit(self, link: Link, peer_id: PeerId) -> str | None:
         """`link` proved to be `peer_id`; returns why it must be closed, or None."""
@@ -114,6 +117,7 @@ class Swarm:
         if link in self._links:
             del self._links[link]
             self.admission.remove(link)
+            link.driver.lease.leave()
 
     @property
     def links(self) -> tuple[Link, ...]:

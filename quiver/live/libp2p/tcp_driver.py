@@ -101,6 +101,8 @@ class TcpDriver(StreamDriver):
             if self._session is not None:
                 self.on_refusal(Refusal.PROTOCOL)
             self._fail(CLOSE_PROTOCOL_VIOLATION, str(error))
+        if not self.lease.take(len(data)):
+            self._relieve()
 
     def _receive(self, data: bytes, now: float) -> None:
         if not self._tls_begun:
@@ -238,7 +240,8 @@ class TcpDriver(StreamDriver):
                 self._on_data(event.stream_id, b"", False, now)
             elif isinstance(event, StreamEnded):
                 self._lingering.pop(event.stream_id, None)
-                self._on_end(event.stream_id, now)
+                if event.stream_id in self._streams:
+                    self._on_data(event.stream_id, b"", True, now)
             elif isinstance(event, StreamAborted):
                 self._drop(event.stream_id)
                 self._on_reset(event.stream_id, event.code, now)
@@ -252,10 +255,6 @@ class TcpDriver(StreamDriver):
                 code = WireCode.SHUTDOWN if event.by_peer and event.code == 0 else WireCode.NONE
                 self._end_all(event.code, event.reason, stream_code=code)
         self._wake_blocked()
-
-    def _on_end(self, stream_id: int, now: float) -> None:
-        if stream_id in self._streams:
-            self._on_data(stream_id, b"", True, now)
 
     def _on_bytes(self, stream_id: int, data: bytes, now: float) -> None:
         """Bytes of whole frames stay out of the peer's credit until they are read; all others give it back at once."""
@@ -315,6 +314,9 @@ class TcpDriver(StreamDriver):
     def _buffered_bytes_total(self) -> int:
         waiting = 0 if self._session is None else self._session.output_bytes
         return waiting + sum(map(len, self._unsent.values()))
+
+    def _received_bytes_total(self) -> int:
+        return self._unfinished_bytes() + (0 if self._session is None else self._session.unread_bytes)
 
     def _reset_sending(self, stream_id: int, code: int) -> None:
         self._drop(stream_id)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quiver.errors import StreamReset, WireCode
 from quiver.quic.driver import KEEPALIVE_S
 from quiver.quic.limits import Limits
-from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
+from quiver.quic.streams import FRAME_COST_BYTES, NEGOTIATION_TIMEOUT_S
 from quiver.wire.framing import encode_frame
 from quiver.wire.multistream import encode_proposal
 from tests.unit.quic.pair import FRAME_MAX, FRAMING, PROTOCOL, Pair, Terminated
@@ -159,7 +159,7 @@ def test_frames_of_a_complete_stream_that_nobody_reads_are_dropped_when_it_is_gi
     pair.client.finish(mine)
     pair.server.finish(theirs)
     pair.run(0.1)
-    assert pair.server.streams_open == 0 and pair.quics[1]._unread_total == 1000
+    assert pair.server.streams_open == 0 and pair.quics[1]._unread_total == 1000 + FRAME_COST_BYTES
     pair.server.reset(theirs, 1) if give_up == "reset" else pair.server.abandon(theirs)
     assert pair.server.read(theirs) is None and pair.quics[1]._unread_total == 0
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from quiver.quic.limits import Limits, NodeLimits, Refusal
-from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
+from quiver.quic.streams import FRAME_COST_BYTES, NEGOTIATION_TIMEOUT_S
 
 SECTION = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text().split("### Limits")[1].split("\n## ")[0]
 
@@ -32,6 +32,10 @@ def test_the_numbers_are_those_of_the_code():
     assert row("of a protocol and a peer") == of(node.streams_per_protocol_and_peer) + special
     assert row("of a protocol") == of(node.streams_per_protocol)
     assert row("streams") == of(node.streams)
+    memory = row("unread, unfinished and unsent bytes of all connections")
+    assert memory[:2] == [node.memory_bytes >> 20, node.memory_reserve_bytes >> 10]
+    assert row("unread bytes (a frame counts 32 more)")[:2] == [one.stream_window_bytes >> 10, 16]
+    assert f"a frame counts {FRAME_COST_BYTES} more" in SECTION
     assert row("half-open") == [node.half_open_max, node.half_open_grace_s]
     assert row("handshake") == [one.handshake_timeout_s]
     assert row("naming a protocol") == [NEGOTIATION_TIMEOUT_S]
