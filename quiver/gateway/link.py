@@ -15,6 +15,7 @@ from quiver.gateway.payer import PayerChannel
 from quiver.identity import signing
 from quiver.ids import PeerId, RequestId
 from quiver.ports import Stream
+from quiver.receipts.history import Book
 from quiver.receipts.signatures import sign_acknowledgement, verify_receipt
 from quiver.runtime import Nursery, Runtime
 from quiver.values.frames import (
@@ -32,17 +33,19 @@ from quiver.values.frames import (
     Quote,
     ReceiptFrame,
 )  # fmt: skip
-from quiver.values.receipt import SignedReceipt
+from quiver.values.receipt import Acknowledgement, SignedReceipt
 from quiver.wire.protocols import ACKS, INFERENCE
 
 
 class ProviderLink:
     """Use as: `await connect()`, then `run()` as a task for as long as the connection lives."""
 
-    def __init__(self, runtime: Runtime, peer: PeerId, channel: PayerChannel) -> None:
+    def __init__(self, runtime: Runtime, peer: PeerId, channel: PayerChannel, book: Book | None = None) -> None:
+        """`book` is told what was billed and what came for it."""
         self.runtime = runtime
         self.peer = peer
         self.channel = channel
+        self.book = book
         self.up = False
         self._inboxes: dict[RequestId, RequestInbox] = {}
         self._dirty = asyncio.Event()
@@ -102,18 +105,22 @@ class ProviderLink:
         """Read frames and acknowledge until the connection ends; then every open request learns it."""
         error: QuiverError = PeerUnreachable("the provider closed the connection")
         try:
-            async with Nursery() as nursery:
-                self._nursery = nursery
-                acks = nursery.start(self._acknowledge_always())
-                if self.channel.unsigned:
-                    self._dirty.set()
-                await self._read()
-                acks.cancel()
-        except StreamReset as caught:
-            error = PeerUnreachable(f"connection to the provider lost ({caught})")
-        except PeerError as caught:
-            error = caught
-            self._record(caught)
+            try:
+                async with Nursery() as nursery:
+                    self._nursery = nursery
+                    acks = nursery.start(self._acknowledge_always())
+                    if self.channel.unsigned:
+                        self._dirty.set()
+                    await self._read()
+                    acks.cancel()
+            except StreamReset as caught:
+                error = PeerUnreachable(f"connection to the provider lost ({caught})")
+            except PeerError as caught:
+                error = caught
+                self._record(caught)
+            # While this link still has the channel to itself: whatever became of the provider, and of its disk, where the
+            # channel stands is then in our signature, and no seq that we took is ever issued a second time.
+            await self._sign()
         finally:
             self.up = False
             self._nursery = None
@@ -167,6 +174,11 @@ class ProviderLink:
         inbox.delivery.check(frame.receipt.body)
         await self._accept_receipt(frame.receipt)
         inbox.delivery.on_billed(frame.receipt.body)
+        if self.book is not None:
+            self.book.on_receipts((frame.receipt,), now_ms=self.runtime.clock.utc_ms())
+            self.book.on_delivery(
+                self.peer, frame.request_id, size_bytes=inbox.delivery.bytes, chunk_tokens=inbox.delivery.tokens
+            )
         self._dirty.set()
         self._pass_on(inbox, frame)
 
@@ -236,14 +248,19 @@ class ProviderLink:
 
     async def acknowledge(self) -> None:
         """Sign for everything accepted so far: durable here first, then sent."""
+        if self._acks is not None and (acknowledgement := await self._sign()) is not None:
+            await self._acks.send(AckFrame(acknowledgement=acknowledgement))
+
+    async def _sign(self) -> Acknowledgement | None:
+        """The durable signature for everything accepted so far; None when there is nothing new."""
         channel, runtime = self.channel, self.runtime
-        if not channel.unsigned or self._acks is None:
-            return
+        if not channel.unsigned:
+            return None
         acknowledgement = await sign_acknowledgement(runtime.signer, channel.log.terms, channel.log.head)
         batch = channel.log.on_signed(acknowledgement)
         if not batch:
             # Another round signed a newer head meanwhile.
-            return
+            return None
         await runtime.store.commit(batch)
         runtime.trace.emit(
             trace.ReceiptAcknowledged(
@@ -251,4 +268,4 @@ class ProviderLink:
                 seq=acknowledgement.seq, cum=acknowledgement.cum,
             )
         )  # fmt: skip
-        await self._acks.send(AckFrame(acknowledgement=acknowledgement))
+        return acknowledgement

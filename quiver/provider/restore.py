@@ -24,14 +24,19 @@ DONE = ("provider_meta", b"restored")
 PAGES_MAX = 4096
 
 
+def load_known(runtime: Runtime, channels: dict[ChannelId, ProviderChannel]) -> None:
+    """Every open channel of the store is looked after, whether or not its payer comes back in this life of the node."""
+    for terms in provider_channels(runtime.store):
+        if terms.channel not in channels:
+            state = runtime.ledger.channel(terms.channel)
+            if state is not None and not state.closed:
+                _load(runtime, channels, terms.channel)
+
+
 async def restore(
     runtime: Runtime, channels: dict[ChannelId, ProviderChannel], aggregator: PeerId, *, payout: Address
 ) -> bool:
-    """Load every channel of the store. With an empty one, ask the aggregator too; False while it has to be asked again."""
-    for terms in provider_channels(runtime.store):
-        state = runtime.ledger.channel(terms.channel)
-        if state is not None and not state.closed:
-            _load(runtime, channels, terms.channel)
+    """With an empty store, ask the aggregator how far we are; False while it has to be asked again."""
     if runtime.store.get(*DONE) is not None:
         return True
     try:
@@ -65,7 +70,7 @@ async def _ask(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], agg
             if not isinstance(answer, HeadsAnswer):
                 raise PeerError("an aggregator must answer AskHeads with HeadsAnswer", peer_id=aggregator)
             for ack in answer.acknowledgements:
-                await _take(runtime, channels, ack)
+                await take(runtime, channels, ack)
             if not answer.more or not answer.acknowledgements:
                 break
             after = answer.acknowledgements[-1].channel
@@ -75,7 +80,7 @@ async def _ask(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], agg
         raise
 
 
-async def _take(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], ack: Acknowledgement) -> None:
+async def take(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], ack: Acknowledgement) -> None:
     """A genuine acknowledgement is worth money whoever hands it over; anything else is nothing."""
     channel = _load(runtime, channels, ack.channel)
     if channel is None:

@@ -7,6 +7,7 @@ in `watch`. What one channel or the aggregator does wrong costs a round, never a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from quiver.errors import PeerError, QuiverError, ReceiptMismatch, SettlementError, WireCode
 from quiver.ids import Address, ChannelId, PeerId
@@ -14,11 +15,11 @@ from quiver.ports import Stream
 from quiver.provider.channel import ProviderChannel
 from quiver.provider.due import DueSince
 from quiver.provider.leaves import KeptLeaf, Leaves, check_answer
-from quiver.provider.restore import restore
+from quiver.provider.restore import load_known, restore
 from quiver.provider.watch import Asked
 from quiver.provider.watcher import Watcher
 from quiver.receipts.signatures import find_signer
-from quiver.runtime import Runtime
+from quiver.runtime import Nursery, Runtime
 from quiver.settlement.channel import sessions_of
 from quiver.settlement.claims import (
     Claimable,
@@ -63,8 +64,8 @@ class Settler:
         self._due = DueSince.load(runtime.store)
         self._batch_id = 0
         # A round asked for from outside may meet one of `run`: both would submit and forget the same epochs.
-        self._round = asyncio.Lock()
-        self._restored = False
+        self._collecting, self._claiming = asyncio.Lock(), asyncio.Lock()
+        self._known = self._restored = False
 
     @property
     def health(self) -> str | None:
@@ -72,16 +73,30 @@ class Settler:
         return self.watcher.health
 
     async def run(self) -> None:
-        """Collect and claim every `receipts_interval_s`, each node at its own phase."""
+        """Collect and claim every `receipts_interval_s`, each node at its own phase.
+
+        Beside each other: an aggregator that answers slowly, or never, holds up no claim on a channel whose payer leaves.
+        """
         interval_s = self.runtime.params.receipts_interval_s
         await self.runtime.clock.sleep(self.runtime.rng.random() * interval_s)
+        async with Nursery() as nursery:
+            nursery.start(self._always(self.collect, interval_s))
+            await self.runtime.clock.sleep(interval_s / 2)
+            nursery.start(self._always(self.claim, interval_s))
+
+    async def _always(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
         while True:
-            await self.settle()
+            await work()
             await self.runtime.clock.sleep(interval_s)
 
     async def settle(self) -> None:
-        """One round. An aggregator that is away costs a round, never a receipt."""
-        async with self._round:
+        """One round of both."""
+        await self.collect()
+        await self.claim()
+
+    async def collect(self) -> None:
+        """Hand in receipts and fetch proofs. An aggregator that is away costs a round, never a receipt."""
+        async with self._collecting:
             if not self._restored:
                 self._restored = await restore(self.runtime, self.channels, self.aggregator, payout=self._payout)
             try:
@@ -91,7 +106,14 @@ class Settler:
                 # Receipts stay in the log until they are ingested; the next round tries again.
                 for channel_id, epoch in self._provable():
                     self.watcher.on_asked(channel_id, epoch, Asked.SILENT)
+
+    async def claim(self) -> None:
+        """Claim what the policy says, and look after what is contested."""
+        async with self._claiming:
             try:
+                if not self._known:
+                    load_known(self.runtime, self.channels)
+                    self._known = True
                 await self._claim()
                 await self.watcher.look()
                 self.watcher.clear("ledger")
