@@ -25,7 +25,7 @@ setup: $(STAMP)  ## virtual environment in .venv with the tested versions
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python setup"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,evm,postgres,notebook,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[live,evm,chain,postgres,notebook,dev]'
 	touch $@
 
 # A Python for which the pinned packages have no wheels is said and left out; under CI=true its test fails.

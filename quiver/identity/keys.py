@@ -31,6 +31,7 @@ class KeyPair:
     __slots__ = (
         "_ed25519_secret",
         "_session",
+        "_account",
         "public_key",
         "peer_id",
         "session_public_key",
@@ -43,11 +44,11 @@ class KeyPair:
             raise ValueError(f"a key seed has 32 bytes, not {len(seed)}")
         self.public_key, self._ed25519_secret = nacl.bindings.crypto_sign_seed_keypair(seed)
         self._session = coincurve.PrivateKey(hashlib.sha256(b"QUIVer/session-key/v1" + seed).digest())
-        account = coincurve.PrivateKey(hashlib.sha256(b"QUIVer/account-key/v1" + seed).digest())
+        self._account = coincurve.PrivateKey(hashlib.sha256(b"QUIVer/account-key/v1" + seed).digest())
         self.peer_id = compute_peer_id(self.public_key)
         self.session_public_key = self._session.public_key.format()
         self.session_address = compute_address(self.session_public_key)
-        self.account = compute_address(account.public_key.format())
+        self.account = compute_address(self._account.public_key.format())
 
     def __repr__(self) -> str:
         return f"KeyPair(account=0x{self.account.hex()})"
@@ -59,6 +60,10 @@ class KeyPair:
     def sign_session(self, digest: bytes) -> bytes:
         """secp256k1 over a 32-byte digest: r | s | v with low s, 65 bytes."""
         return self._session.sign_recoverable(digest, hasher=None)
+
+    def sign_account(self, digest: bytes) -> bytes:
+        """The same by the account's key: what moves this node's money. Only a transaction's digest belongs here."""
+        return self._account.sign_recoverable(digest, hasher=None)
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -333,3 +333,5 @@ class LedgerEvent(msgspec.Struct, frozen=True, kw_only=True):
     refunded: int = 0
     slashed: int = 0
     "Taken from a bond."
+    gas_wei: int = 0
+    "What its sender paid the chain for it, in the coin's smallest unit; known for a node's own transactions alone, else 0."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -20,6 +21,8 @@ from sim.loop import Environment
 from sim.signer import SimSigner, SimVerifier
 from sim.trace import RunTrace
 from tests.conformance.ledger_suite import LedgerSuite
+from tests.evm.beds import Chain, deploy_at, fund, key_of
+from tests.evm.node import Node, need_node
 
 CHAIN_ID, CONTRACT = 31337, Address(b"\x0c" * 20)
 
@@ -181,6 +184,47 @@ class TestSharedEvmLedger(LedgerSuite):
     @pytest.fixture
     def chain(self, tmp_path):
         return SharedEvmBed(tmp_path / "chain.db")
+
+
+class AnvilBed:
+    """A real node whose time stands still until it is told: an epoch then ends when the story says so."""
+
+    params = Params.minimal()
+    names = ("payer", "provider", "aggregator")
+
+    def __init__(self, node):
+        self.node_process = node
+        node.rpc("anvil_setBlockTimestampInterval", 0)
+        fund(node, *(key_of(name).account for name in self.names))
+        self.chain = Chain([node.url], deploy_at(node, self.params), self.params)
+
+    def run(self, story):
+        async def main():
+            try:
+                await self.chain.open(*self.names)
+                await story()
+            finally:
+                await self.chain.close()
+
+        asyncio.run(main())
+
+    def node(self, name):
+        return self.chain.ledgers[name], SimSigner(1, name, mode="real")
+
+    async def advance(self, seconds):
+        self.node_process.rpc("evm_setNextBlockTimestamp", self.utc_ms() // 1000 + math.ceil(seconds))
+        self.node_process.rpc("evm_mine")
+
+    def utc_ms(self):
+        return int(self.node_process.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16) * 1000
+
+
+class TestAnvilLedger(LedgerSuite):
+    @pytest.fixture
+    def chain(self):
+        need_node()
+        with Node() as node:
+            yield AnvilBed(node)
 
 
 class EvmBed:

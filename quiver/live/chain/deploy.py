@@ -1,0 +1,40 @@
+"""Putting the contract on a chain."""
+
+from __future__ import annotations
+
+import asyncio
+
+from quiver.ids import Address
+from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact
+from quiver.live.chain.sender import Sender
+from quiver.params import Params
+from quiver.settlement.accounts import NOBODY
+from quiver.settlement.terms import Terms
+
+STEP_S = 0.2
+
+
+async def deploy_contract(
+    sender: Sender,
+    *,
+    aggregator: Address,
+    params: Params,
+    token: Address = NOBODY,
+    unit: int = UNIT_DEFAULT,
+    confirmations: int = 0,
+) -> tuple[Address, int]:
+    """Where it is, and the first block whose logs may be its own. Paid for by the sender's account; waits until it is final."""
+    code = deployment(
+        bytes.fromhex(load_artefact().bytecode[2:]), aggregator=aggregator, terms=Terms.from_params(params), token=token,
+        unit=unit,
+    )  # fmt: skip
+    before = int(await sender.rpc.call("eth_blockNumber"), 16)
+    end = await sender.prepare(None, code, 0)
+    while not end.done():
+        head = int(await sender.rpc.call("eth_blockNumber"), 16)
+        await sender.step(max(head - confirmations, 0))
+        if not end.done():
+            await asyncio.sleep(STEP_S)
+    made = end.result().contract
+    assert made is not None, "a transaction without a receiver makes a contract"
+    return made, before + 1

@@ -1,0 +1,212 @@
+"""The contract's state as far as it is final, read from a node block by block: what the views of an `RpcLedger` look at.
+
+Rules of this file: a block is final once `confirmations` others follow it, and nothing above it is ever shown. Which keys changed is
+said by logs, what they hold by the contract's own views at the final block. If the chain takes a final block back all the same, that
+is reported and everything is read again; indices of events after the fork then mean something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from eth_abi.abi import decode, encode
+
+from quiver.errors import Unavailable, UsageError
+from quiver.ids import Address, ChannelId
+from quiver.live.chain.answers import read_bond, read_challenge, read_channel, read_epoch
+from quiver.live.chain.artefact import selector
+from quiver.live.chain.calls import FAULT_NUMBERS
+from quiver.live.chain.history import read_events
+from quiver.live.chain.logs import ChainLog, Touched, find_touched, read_log
+from quiver.live.chain.rpc_client import Rpc, RpcError
+from quiver.live.log import note
+from quiver.settlement.terms import Terms
+from quiver.values.ledger import BondState, ChallengeState, ChannelState, EpochState, Fault, LedgerEvent
+
+# Blocks one question for logs covers; halved where a node finds that too many.
+BLOCKS_MAX = 2_000
+
+_log = logging.getLogger("quiver.chain")
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Everything that views answer with, at the end of block `number`."""
+
+    number: int
+    hash: str = ""
+    channels: dict[ChannelId, ChannelState] = {}
+    balances: dict[Address, int] = {}
+    epochs: dict[int, EpochState] = {}
+    leaf_counts: dict[int, int] = {}
+    bonds: dict[Address, BondState] = {}
+    challenges: dict[tuple[Fault, int, bytes], ChallengeState] = {}
+
+
+class Mirror:
+    """One contract on one chain. `own` are accounts whose gas is looked up."""
+
+    def __init__(
+        self, rpc: Rpc, contract: Address, *, confirmations: int, from_block: int = 0, own: Iterable[Address] = ()
+    ) -> None:
+        self.rpc = rpc
+        self.contract = contract
+        self.stake = 0
+        self.unit = 0
+        self.token = Address(bytes(20))
+        self.reorganisations = 0
+        "How often final blocks were taken back."
+        self._own = set(own)
+        self._confirmations = confirmations
+        self._from_block = from_block
+        self._range = BLOCKS_MAX
+        self._turn = asyncio.Lock()
+        self.state = self._nothing()
+        self.events: list[LedgerEvent] = []
+
+    async def check(self, aggregator: Address, terms: Terms) -> None:
+        """`UsageError` unless the contract is there and has these terms."""
+        code = await self.rpc.call("eth_getCode", self._address, "latest")
+        if code in ("0x", None):
+            raise UsageError(
+                f"chain {self.rpc.chain_id} has no contract at {self._address}: correct [chain] contract or id, or deploy it"
+            )
+        try:
+            told = bytes.fromhex((await self.rpc.call("eth_call", self._question("terms()"), "latest"))[2:])
+            held = decode(["address", "address"] + ["uint256"] * 7, told)
+        except (RpcError, ValueError) as error:
+            raise UsageError(
+                f"{self._address} on chain {self.rpc.chain_id} is not a QUIVer contract: {error}"
+            ) from error
+        expected = (
+            "0x" + aggregator.hex(), *held[1:3], terms.epoch_ms, terms.submit_grace_ms, terms.exit_delay_ms,
+            terms.challenge_window_ms, terms.respond_ms, terms.slash,
+        )  # fmt: skip
+        if held != expected:
+            raise UsageError(
+                f"the contract {self._address} on chain {self.rpc.chain_id} has terms {held}, network.toml {expected}: "
+                "correct [aggregator] account or [params], or name another contract"
+            )
+        self.token, self.unit, self.stake = Address(bytes.fromhex(held[1][2:])), held[2], terms.stake
+        self.rpc.contract = self.contract
+
+    @property
+    def _address(self) -> str:
+        return "0x" + self.contract.hex()
+
+    async def poll(self) -> bool:
+        """Read what has become final; whether there was anything. `Unavailable` leaves everything as it was."""
+        async with self._turn:
+            try:
+                return await self._advance()
+            except RpcError as error:
+                raise Unavailable(f"a node of chain {self.rpc.chain_id} refuses: {error}", retry_after_s=2.0) from error
+
+    async def _advance(self) -> bool:
+        final = int(await self.rpc.call("eth_blockNumber"), 16) - self._confirmations
+        state, events = self.state, self.events
+        is_lost = bool(state.hash) and not await self._is_still_there()
+        if is_lost:
+            state, events = self._nothing(), []
+        if final <= state.number or (block := await self._block(final)) is None:
+            return False
+        logs = await self._read_logs(state.number + 1, final)
+        touched = find_touched(logs)
+        leaf_counts = state.leaf_counts | touched.epochs
+        happened = await read_events(
+            self.rpc, logs, contract=self.contract, own=self._own, stake=self.stake, leaf_counts=leaf_counts,
+            first_index=len(events),
+        )  # fmt: skip
+        state = await self._read_state(state, touched, number=final, hash=block["hash"], leaf_counts=leaf_counts)
+        again = await self._block(final)
+        if again is None or again["hash"] != block["hash"]:
+            # Another branch came in between. Nothing of this was shown; the next round reads it again.
+            return False
+        if is_lost:
+            self._report()
+        events += happened
+        self.state, self.events = state, events
+        return True
+
+    async def _is_still_there(self) -> bool:
+        """False if the chain holds another block in place of our last one; a node that lags behind says nothing."""
+        block = await self._block(self.state.number)
+        return block is None or block["hash"] == self.state.hash
+
+    def _report(self) -> None:
+        self.reorganisations += 1
+        note(
+            _log, logging.ERROR, "the chain took back final blocks; all of its state was read again", chain_id=self.rpc.chain_id,
+            block=self.state.number, hash=self.state.hash, confirmations=self._confirmations,
+        )  # fmt: skip
+
+    def _nothing(self) -> State:
+        return State(number=self._from_block - 1)
+
+    async def _read_state(
+        self, state: State, touched: Touched, *, number: int, hash: str, leaf_counts: dict[int, int]
+    ) -> State:
+        """`state` with what was touched as the contract shows it at the end of a block."""
+        channels, epochs, challenges = dict(state.channels), dict(state.epochs), dict(state.challenges)
+        at = hex(number)
+        for key, output in await self._views("channel(bytes32)", [(one,) for one in touched.channels], at):
+            _put(channels, key[0], read_channel(key[0], output))
+        for key, output in await self._views("epoch(uint64)", [(one,) for one in touched.epochs], at):
+            _put(epochs, key[0], read_epoch(key[0], output))
+        keys = {(FAULT_NUMBERS[one[0]], *one[1:]): one for one in touched.challenges}
+        for key, output in await self._views("challenge(uint256,uint64,bytes32)", list(keys), at):
+            _put(challenges, keys[key], read_challenge(*keys[key], output))
+        accounts = dict(touched.accounts)
+        for channel in touched.channels:
+            accounts |= dict.fromkeys((channels[channel].payer, channels[channel].provider))
+        for challenge in touched.challenges:
+            accounts |= dict.fromkeys((challenges[challenge].challenger, epochs[challenge[1]].poster))
+        balances, bonds = dict(state.balances), dict(state.bonds)
+        for key, output in await self._views("free(address)", [(one,) for one in accounts], at):
+            balances[key[0]] = int.from_bytes(output, "big")
+        for key, output in await self._views("bond_of(address)", [(one,) for one in accounts], at):
+            _put(bonds, key[0], read_bond(key[0], output))
+        return State(
+            number=number, hash=hash, channels=channels, epochs=epochs, challenges=challenges, balances=balances,
+            bonds=bonds, leaf_counts=leaf_counts,
+        )  # fmt: skip
+
+    async def _views(
+        self, signature: str, arguments: Sequence[tuple[Any, ...]], at: str
+    ) -> list[tuple[tuple[Any, ...], bytes]]:
+        answers = await self.rpc.results([("eth_call", (self._question(signature, one), at)) for one in arguments])
+        return [(one, bytes.fromhex(answer[2:])) for one, answer in zip(arguments, answers, strict=True)]
+
+    def _question(self, signature: str, values: tuple[Any, ...] = ()) -> dict[str, str]:
+        types = [name for name in signature[signature.index("(") + 1 : -1].split(",") if name]
+        return {"to": self._address, "data": "0x" + (selector(signature) + encode(types, values)).hex()}
+
+    async def _block(self, number: int) -> dict[str, Any] | None:
+        block: dict[str, Any] | None = await self.rpc.call("eth_getBlockByNumber", hex(number), False)
+        return block
+
+    async def _read_logs(self, first: int, last: int) -> list[ChainLog]:
+        logs: list[ChainLog] = []
+        while first <= last:
+            until = min(last, first + self._range - 1)
+            where = {"address": self._address, "fromBlock": hex(first), "toBlock": hex(until)}
+            try:
+                logs += map(read_log, await self.rpc.call("eth_getLogs", where))
+            except RpcError:
+                if self._range == 1:
+                    raise
+                self._range //= 2
+                continue
+            first = until + 1
+        return logs
+
+
+def _put(states: dict[Any, Any], key: Any, state: Any) -> None:
+    """None is what a key holds that a reorganisation took away."""
+    if state is None:
+        states.pop(key, None)
+    else:
+        states[key] = state

@@ -1,0 +1,199 @@
+"""One account's transactions on a chain: written down, sent, sent again, made dearer, and told final or reverted.
+
+Rules of this file: nothing is sent that is not durable; the same bytes may be sent any number of times; a nonce that the chain has
+not taken gets dearer up to the cap; a nonce that nobody fills is filled with nothing, so that those behind it can move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from quiver.errors import QuiverError, SettlementError, Unavailable
+from quiver.ids import Address
+from quiver.live.chain.dry_run import describe, estimate_gas, find_reason, read_market
+from quiver.live.chain.envelope import Envelope, Sign
+from quiver.live.chain.fees import offer_fees, raise_fees
+from quiver.live.chain.outbox import Outbox, Waiting
+from quiver.live.chain.rpc_client import Rpc, RpcError
+from quiver.live.log import note
+from quiver.ports import Store
+
+GAS_TRANSFER = 21_000
+
+_log = logging.getLogger("quiver.chain")
+
+
+class Mined(msgspec.Struct, frozen=True, kw_only=True):
+    """A final transaction that did what it should."""
+
+    hash: bytes
+    contract: Address | None
+    "That it made, if it was a deployment."
+
+
+class Sender:
+    """`now` is a monotonic clock in seconds. Call `step` often, with the last final block."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        store: Store,
+        account: Address,
+        sign: Sign,
+        *,
+        cap_wei: int,
+        stuck_after_s: float,
+        now: Callable[[], float],
+    ) -> None:
+        self.rpc = rpc
+        self.account = account
+        self._cap_wei = cap_wei
+        self._stuck_after_s = stuck_after_s
+        self._now = now
+        self.outbox = Outbox(store, account, chain_id=rpc.chain_id, sign=sign)
+        self._turn = asyncio.Lock()
+        self._ends: dict[int, asyncio.Future[Mined]] = {}
+        self._sent_s: dict[int, float] = {}
+        "When the last version of a nonce was first handed to a node by this process."
+
+    async def prepare(self, to: Address | None, calldata: bytes, value: int) -> asyncio.Future[Mined]:
+        """Try it, write it down; the future ends when it is final. `SettlementError` if the contract would refuse it.
+
+        A call that an earlier process left behind is taken up, not made twice.
+        """
+        nonce = None if to is None else self.outbox.adopt(to, calldata, value)
+        if nonce is None:
+            async with self._turn:
+                nonce = await self._write(to, calldata, value)
+        return self._ends.setdefault(nonce, asyncio.get_running_loop().create_future())
+
+    async def _write(self, to: Address | None, calldata: bytes, value: int) -> int:
+        gas = await estimate_gas(self.rpc, describe(self.account, to, calldata, value))
+        fees = offer_fees(await read_market(self.rpc), cap_wei=self._cap_wei)
+        balance, mined = await self.rpc.results(
+            [("eth_getBalance", (self._hex, "pending")), ("eth_getTransactionCount", (self._hex, "latest"))]
+        )
+        needed = value + gas * fees.max_wei
+        if int(balance, 16) < needed:
+            raise SettlementError(
+                "insufficient_coin",
+                f"account {self._hex} has {int(balance, 16)} wei on chain {self.rpc.chain_id}, "
+                f"but {needed} are needed, {value} of them to hand over: send it some",
+            )
+        envelope = Envelope(
+            nonce=self.outbox.next_nonce(int(mined, 16)), to=to, value=value, calldata=calldata, gas=gas
+        )
+        await self.outbox.add(envelope, fees)
+        return envelope.nonce
+
+    @property
+    def _hex(self) -> str:
+        return "0x" + self.account.hex()
+
+    async def step(self, final: int) -> None:
+        """Look after every nonce in use; ends whose transaction is in block `final` or before are told."""
+        if not self.outbox.waiting:
+            return
+        mined = int(await self.rpc.call("eth_getTransactionCount", self._hex, "latest"), 16)
+        await self._fill_gap(mined)
+        for nonce, row in list(self.outbox.waiting.items()):
+            receipt = await self._receipt(row)
+            if receipt is None:
+                await self._push(row, is_next=nonce == mined, final=final)
+            elif int(receipt["blockNumber"], 16) <= final:
+                await self._finish(row, receipt)
+
+    async def _receipt(self, row: Waiting) -> dict[str, Any] | None:
+        answers = await self.rpc.results([("eth_getTransactionReceipt", ("0x" + one.hex(),)) for one in row.hashes])
+        return next((answer for answer in answers if answer is not None), None)
+
+    async def _finish(self, row: Waiting, receipt: dict[str, Any]) -> None:
+        envelope = row.envelope
+        failure: SettlementError | None = None
+        if receipt["status"] != "0x1":
+            asked = describe(self.account, envelope.to, envelope.calldata, envelope.value)
+            failure = await find_reason(self.rpc, asked, int(receipt["blockNumber"], 16))
+            note(
+                _log, logging.WARNING, f"a transaction was reverted: {failure}", transaction=receipt["transactionHash"]
+            )
+        await self.outbox.remove(envelope.nonce)
+        self._sent_s.pop(envelope.nonce, None)
+        made = receipt.get("contractAddress")
+        self._tell(
+            envelope.nonce,
+            failure
+            or Mined(
+                hash=bytes.fromhex(receipt["transactionHash"][2:]),
+                contract=Address(bytes.fromhex(made[2:])) if made else None,
+            ),
+        )
+
+    def _tell(self, nonce: int, outcome: Mined | QuiverError) -> None:
+        end = self._ends.pop(nonce, None)
+        if end is None or end.done():
+            return
+        if isinstance(outcome, Mined):
+            end.set_result(outcome)
+        else:
+            end.set_exception(outcome)
+
+    async def _push(self, row: Waiting, *, is_next: bool, final: int) -> None:
+        """It is not in any block that we know of: is it lost, stuck, or was its nonce taken by somebody else?"""
+        nonce = row.envelope.nonce
+        if int(await self.rpc.call("eth_getTransactionCount", self._hex, hex(final)), 16) > nonce:
+            # A receipt may have come in the meantime; then the next step sees it.
+            if await self._receipt(row) is None:
+                await self.outbox.remove(nonce)
+                note(_log, logging.ERROR, "another program uses this account", account=self._hex, nonce=nonce)
+                self._tell(
+                    nonce, Unavailable(f"another program used nonce {nonce} of {self._hex}: give each its own key")
+                )
+            return
+        first_s = self._sent_s.setdefault(nonce, self._now())
+        if is_next and self._now() - first_s >= self._stuck_after_s:
+            row = await self._make_dearer(row)
+        await self._send(row)
+
+    async def _make_dearer(self, row: Waiting) -> Waiting:
+        nonce = row.envelope.nonce
+        self._sent_s[nonce] = self._now()
+        fees = raise_fees(row.fees, await read_market(self.rpc), cap_wei=self._cap_wei)
+        if fees is None:
+            note(
+                _log, logging.WARNING, "a transaction is stuck and may not cost more: raise [chain] fee_gwei_max",
+                nonce=nonce, max_wei=row.fees.max_wei, cap_wei=self._cap_wei,
+            )  # fmt: skip
+            return row
+        await self.outbox.replace(nonce, fees)
+        note(_log, logging.WARNING, "a stuck transaction is replaced", nonce=nonce, max_wei=fees.max_wei)
+        return self.outbox.waiting[nonce]
+
+    async def _send(self, row: Waiting) -> None:
+        """Hand the last version to the node, unless it has it."""
+        if await self.rpc.call("eth_getTransactionByHash", "0x" + row.hashes[-1].hex()) is not None:
+            return
+        (answer,) = await self.rpc.batch([("eth_sendRawTransaction", ("0x" + row.signed[-1].hex(),))])
+        if isinstance(answer, RpcError):
+            # Known already, mined in this moment, or too cheap: the next step finds out which.
+            note(_log, logging.INFO, f"the node did not take a transaction: {answer}", nonce=row.envelope.nonce)
+
+    async def _fill_gap(self, mined: int) -> None:
+        """Nonces that a deep reorganisation or a lost store left empty would hold up all later ones for ever."""
+        first = min(self.outbox.waiting)
+        if mined >= first:
+            return
+        fees = offer_fees(await read_market(self.rpc), cap_wei=self._cap_wei)
+        for nonce in range(mined, first):
+            note(_log, logging.WARNING, "a nonce that nobody fills is filled with nothing", nonce=nonce)
+            nothing = Envelope(nonce=nonce, to=self.account, value=0, calldata=b"", gas=GAS_TRANSFER)
+            await self.outbox.add(nothing, fees)
+
+    def fail(self, error: QuiverError) -> None:
+        """Tell everybody who waits; what was written down goes on with the next process."""
+        for nonce in list(self._ends):
+            self._tell(nonce, error)
