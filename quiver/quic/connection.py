@@ -40,6 +40,8 @@ class PeerConnection(PackingConnection):
         self._credit_step = self._window // 2 - self._window
         self._unread: dict[int, int] = {}
         self._unread_total = 0
+        self.has_caught_peer = False
+        "The peer broke a rule of QUIC or TLS, and that is why the connection ended."
         # libp2p opens bidirectional streams only.
         for limit, value in ((self._local_max_streams_bidi, streams_max), (self._local_max_streams_uni, 0)):
             limit.value = limit.sent = value
@@ -59,6 +61,12 @@ class PeerConnection(PackingConnection):
         """(code, reason, said by an application) once either side closes; known before aioquic's own event, which waits 3 PTO."""
         event = self._close_event
         return None if event is None else (event.error_code, event.reason_phrase, event.frame_type is None)
+
+    def close(self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = "") -> None:
+        """End the connection. aioquic calls it with the frame that broke a rule; an application names none."""
+        if self._close_event is None and frame_type is not None:
+            self.has_caught_peer = True
+        super().close(error_code=error_code, frame_type=frame_type, reason_phrase=reason_phrase)
 
     @property
     def rtt_s(self) -> float | None:

@@ -13,7 +13,7 @@ from aioquic.quic import events as quic_events
 from quiver.errors import WireCode
 from quiver.quic.connection import PeerConnection
 from quiver.quic.events import Connected, FrameStream, NetworkAddress, RouteAdded, RouteRemoved, Terminated
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, Refusal
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT, StreamDriver
 from quiver.wire.framing import Framing
 
@@ -171,4 +171,6 @@ class Driver(StreamDriver):
         if self.is_closed or (ending := self._quic.ending) is None:
             return
         code, reason, by_application = ending
+        if self._quic.has_caught_peer and self.peer_id is not None:
+            self.on_refusal(Refusal.PROTOCOL)
         self._end_all(code, reason, stream_code=WireCode.SHUTDOWN if by_application else WireCode.NONE)

@@ -11,17 +11,8 @@ A peer that breaks a rule ends the session: GoAway with code 1, and a `SessionEn
 from __future__ import annotations
 
 from quiver.errors import Busy, PeerUnreachable, UsageError, WireCode
+from quiver.wire import yamux_events as tell
 from quiver.wire import yamux_frame as frame
-from quiver.wire.yamux_events import (
-    CreditReceived,
-    DataReceived,
-    Event,
-    PongReceived,
-    SessionEnded,
-    StreamAborted,
-    StreamEnded,
-    StreamOpened,
-)
 from quiver.wire.yamux_frame import HEADER_BYTES, NUMBER_MAX, Violation, decode_header, encode_header
 from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES, WINDOW_BYTES_MAX, StreamBooks
 
@@ -64,16 +55,16 @@ class YamuxSession:
         self._pings: dict[int, None] = {}
         self._ping_count = 0
         self._out = bytearray()
-        self._events: list[Event] = []
+        self._events: list[tell.Event] = []
         self._unacknowledged = 0
         self._streams_open = [0, 0]
         "The peer's, and ours."
         self.unread_bytes = 0
-        self.ending: SessionEnded | None = None
+        self.ending: tell.SessionEnded | None = None
 
     # ---- bytes
 
-    def receive(self, data: bytes) -> list[Event]:
+    def receive(self, data: bytes) -> list[tell.Event]:
         """What these bytes mean, in order. After the end of the session nothing is read."""
         if self.ending is None and len(self._out) > OUTPUT_BYTES_MAX + CONTROL_BYTES_MAX:
             self._end(frame.GO_AWAY_INTERNAL_ERROR, "the peer makes us answer and does not read")
@@ -96,7 +87,7 @@ class YamuxSession:
         events, self._events = self._events, []
         return events
 
-    def end_of_input(self) -> list[Event]:
+    def end_of_input(self) -> list[tell.Event]:
         """The connection beneath has ended."""
         if self.ending is None:
             self._out.clear()
@@ -245,7 +236,7 @@ class YamuxSession:
             self._frame(frame.PING, frame.ACK, 0, value)
         elif flags & frame.ACK and value in self._pings:
             del self._pings[value]
-            self._events.append(PongReceived(value))
+            self._events.append(tell.PongReceived(value))
 
     def _on_stream_frame(self, kind: int, flags: int, stream_id: int, length: int) -> None:
         if flags & frame.SYN:
@@ -258,7 +249,7 @@ class YamuxSession:
             self._on_data(stream_id, stream, flags, length)
         elif stream is not None and not flags & frame.RST:
             if stream.add_credit(length):
-                self._events.append(CreditReceived(stream_id))
+                self._events.append(tell.CreditReceived(stream_id))
         if flags & frame.RST:
             if stream_id in self._streams:
                 self._abort(stream_id, 0 if kind == frame.DATA else length)
@@ -272,9 +263,10 @@ class YamuxSession:
             raise Violation(f"yamux stream {stream_id} was opened twice")
         if self._streams_open[False] >= self._streams_max:
             self._frame(frame.WINDOW_UPDATE, frame.RST, stream_id, WireCode.RESOURCE_LIMIT)
+            self._events.append(tell.StreamRefused(stream_id, is_new=True))
             return
         self._add(stream_id, is_ours=False)
-        self._events.append(StreamOpened(stream_id))
+        self._events.append(tell.StreamOpened(stream_id))
 
     def _on_data(self, stream_id: int, stream: StreamBooks | None, flags: int, length: int) -> None:
         # What is still on its way to a stream that is over is at most a window.
@@ -288,7 +280,8 @@ class YamuxSession:
         stream.receive_window -= length
         if not stream.is_stopped and self.unread_bytes + length > self._unread_bytes_max:
             self.reset(stream_id, WireCode.RESOURCE_LIMIT)
-            self._events.append(StreamAborted(stream_id, WireCode.RESOURCE_LIMIT))
+            self._events.append(tell.StreamRefused(stream_id, is_new=False))
+            self._events.append(tell.StreamAborted(stream_id, WireCode.RESOURCE_LIMIT))
         elif not flags & frame.RST:
             self._payload_of = stream_id
             self._fin_follows = bool(flags & frame.FIN)
@@ -301,7 +294,7 @@ class YamuxSession:
         if not stream.is_stopped:
             self._unread[stream_id] = self._unread.get(stream_id, 0) + len(piece)
             self.unread_bytes += len(piece)
-            self._events.append(DataReceived(stream_id, piece))
+            self._events.append(tell.DataReceived(stream_id, piece))
         if not self._payload_left and self._fin_follows:
             self._on_fin(stream_id)
 
@@ -309,7 +302,7 @@ class YamuxSession:
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.has_ended:
             stream.has_ended = True
-            self._events.append(StreamEnded(stream_id))
+            self._events.append(tell.StreamEnded(stream_id))
             self._forget_if_done(stream_id, stream)
 
     # ---- bookkeeping
@@ -329,7 +322,7 @@ class YamuxSession:
     def _abort(self, stream_id: int, code: int) -> None:
         self._forget(stream_id)
         self._drop_unread(stream_id)
-        self._events.append(StreamAborted(stream_id, code))
+        self._events.append(tell.StreamAborted(stream_id, code))
 
     def _forget_if_done(self, stream_id: int, stream: StreamBooks) -> None:
         if stream.is_finished and stream.has_ended:
@@ -349,7 +342,7 @@ class YamuxSession:
             self._frame(frame.GO_AWAY, 0, 0, code)
         for stream_id in list(self._streams):
             self._abort(stream_id, WireCode.SHUTDOWN)
-        self.ending = SessionEnded(code, reason, by_peer)
+        self.ending = tell.SessionEnded(code, reason, by_peer)
         self._events.append(self.ending)
 
     def _frame(self, kind: int, flags: int, stream_id: int, length: int) -> None:

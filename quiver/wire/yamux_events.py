@@ -32,6 +32,13 @@ class StreamAborted(msgspec.Struct, frozen=True):
     "The peer's code, 0 from those that send none; RESOURCE_LIMIT when it was reset here because too much was unread."
 
 
+class StreamRefused(msgspec.Struct, frozen=True):
+    """A stream of the peer's was reset here: it has too many (this one is new), or too much of it and others is unread."""
+
+    stream_id: int
+    is_new: bool
+
+
 class CreditReceived(msgspec.Struct, frozen=True):
     """The peer read from a stream on which `write` had to stop."""
 
@@ -52,4 +59,13 @@ class SessionEnded(msgspec.Struct, frozen=True):
     by_peer: bool
 
 
-Event = StreamOpened | DataReceived | StreamEnded | StreamAborted | CreditReceived | PongReceived | SessionEnded
+Event = (
+    StreamOpened
+    | DataReceived
+    | StreamEnded
+    | StreamAborted
+    | StreamRefused
+    | CreditReceived
+    | PongReceived
+    | SessionEnded
+)

@@ -17,19 +17,10 @@ from quiver.quic.events import Connected, FrameStream, Terminated
 from quiver.quic.limits import Limits, Refusal
 from quiver.quic.streams import CLOSE_PROTOCOL_VIOLATION, CLOSE_RESOURCE_LIMIT, StreamDriver
 from quiver.quic.tls import ALPN, Judge
+from quiver.wire import yamux_events as tell
 from quiver.wire.framing import Framing
 from quiver.wire.multistream import Dialer, Listener, encode_proposal
 from quiver.wire.yamux import YAMUX, YamuxSession
-from quiver.wire.yamux_events import (
-    CreditReceived,
-    DataReceived,
-    Event,
-    PongReceived,
-    SessionEnded,
-    StreamAborted,
-    StreamEnded,
-    StreamOpened,
-)
 from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
 
 TLS = "/tls/1.0.0"
@@ -229,27 +220,31 @@ class TcpDriver(StreamDriver):
 
     # ---- what yamux says
 
-    def _on_events(self, events: list[Event], now: float) -> None:
+    def _on_events(self, events: list[tell.Event], now: float) -> None:
         for event in events:
-            if isinstance(event, DataReceived):
+            if isinstance(event, tell.DataReceived):
                 self._on_bytes(event.stream_id, event.data, now)
-            elif isinstance(event, StreamOpened):
+            elif isinstance(event, tell.StreamOpened):
                 assert self._session is not None
                 self._session.accept(event.stream_id)
                 # It must name its protocol in time, even if it never says a word.
                 self._on_data(event.stream_id, b"", False, now)
-            elif isinstance(event, StreamEnded):
+            elif isinstance(event, tell.StreamEnded):
                 self._lingering.pop(event.stream_id, None)
                 if event.stream_id in self._streams:
                     self._on_data(event.stream_id, b"", True, now)
-            elif isinstance(event, StreamAborted):
+            elif isinstance(event, tell.StreamAborted):
                 self._drop(event.stream_id)
                 self._on_reset(event.stream_id, event.code, now)
-            elif isinstance(event, CreditReceived):
+            elif isinstance(event, tell.StreamRefused):
+                self.on_refusal(Refusal.STREAMS_PER_CONNECTION if event.is_new else Refusal.MEMORY)
+                if event.is_new:
+                    self.count_waste(now)
+            elif isinstance(event, tell.CreditReceived):
                 self._flush_stream(event.stream_id)
-            elif isinstance(event, PongReceived):
+            elif isinstance(event, tell.PongReceived):
                 self._on_pong(now)
-            elif isinstance(event, SessionEnded) and not self.is_closed:
+            elif isinstance(event, tell.SessionEnded) and not self.is_closed:
                 if not event.by_peer:
                     self.on_refusal(Refusal.PROTOCOL)
                 code = WireCode.SHUTDOWN if event.by_peer and event.code == 0 else WireCode.NONE

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
+from aioquic.quic.packet import QuicErrorCode
 
 from quiver.errors import Busy, QuiverError, StreamReset, WireCode
 from quiver.quic.limits import Bound, Limits, Refusal
@@ -38,6 +39,30 @@ def test_a_stream_that_breaks_the_rules_is_counted_by_what_it_broke(data, ends, 
     pair.quics[0].send_stream_data(0, data, end_stream=ends)
     pair.run(0.5)
     assert kinds == {kind: 1} and pair.server.streams_open == 0
+
+
+def test_a_peer_that_breaks_a_rule_of_quic_is_counted_once_by_whoever_caught_it():
+    pair = Pair().run()
+    caught, culprit = counted(pair.server), counted(pair.client)
+    pair.client.open(PROTOCOL, FRAMING)
+    # More streams than it may open.
+    pair.quics[0]._remote_max_streams_bidi = 10_000
+    for _ in range(Limits().streams_max + 1):
+        pair.quics[0].send_stream_data(pair.quics[0].get_next_available_stream_id(), b"x")
+    pair.run(0.5)
+    assert pair.closed(pair.server) == pair.closed(pair.client) == [QuicErrorCode.STREAM_LIMIT_ERROR]
+    assert caught == {Refusal.PROTOCOL: 1} and not culprit
+
+
+def test_a_goodbye_and_an_idle_timeout_are_nobodys_fault():
+    pair = Pair(limits=Limits(idle_timeout_s=3.0)).run()
+    kinds = [counted(pair.server), counted(pair.client)]
+    pair.client.close(0, "bye")
+    pair.run(1.0)
+    silent = Pair(limits=Limits(idle_timeout_s=3.0)).run()
+    kinds += [counted(silent.server), counted(silent.client)]
+    silent.run(60.0)
+    assert silent.server.is_closed and pair.server.is_closed and not any(kinds)
 
 
 def test_streams_that_are_opened_and_reset_for_ever_cost_the_peer_its_connection():

@@ -14,6 +14,7 @@ from quiver.wire.yamux_events import (
     StreamAborted,
     StreamEnded,
     StreamOpened,
+    StreamRefused,
 )
 from quiver.wire.yamux_frame import encode_header
 from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
@@ -172,6 +173,7 @@ def test_too_much_unread_on_all_streams_together_resets_the_one_that_is_too_much
     session.receive(data(1, bytes(200), SYN))
     assert session.receive(data(3, bytes(101), SYN) + data(5, b"fine", SYN)) == [
         StreamOpened(3),
+        StreamRefused(3, is_new=False),
         StreamAborted(3, WireCode.RESOURCE_LIMIT),
         StreamOpened(5),
         DataReceived(5, b"fine"),
@@ -326,6 +328,7 @@ def test_a_stream_beyond_the_limit_is_refused_and_its_payload_swallowed():
     assert session.receive(data(1, b"a", SYN) + data(3, b"b", SYN) + data(1, b"c")) == [
         StreamOpened(1),
         DataReceived(1, b"a"),
+        StreamRefused(3, is_new=True),
         DataReceived(1, b"c"),
     ]
     assert session.data_to_send() == frame(WINDOW, RST, 3, 0x1002)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,7 +13,8 @@ from quiver.errors import Busy, StreamReset, WireCode
 from quiver.live.libp2p.tcp_driver import LINGER_S
 from quiver.quic.driver import KEEPALIVE_S
 from quiver.quic.events import Terminated
-from quiver.quic.limits import Limits
+from quiver.quic.limits import Limits, Refusal
+from quiver.quic.rate import Rate
 from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
 from quiver.wire.yamux_frame import encode_header
 from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
@@ -319,6 +322,37 @@ def test_more_than_the_window_is_a_violation_that_ends_the_connection_by_name():
     pair.client._tls.write(encode_header(0, 0, mine.id, INITIAL_WINDOW_BYTES + 1))
     pair.run()
     assert "may come" in pair.closed(pair.server)[0] and pair.closed(pair.client)
+
+
+def counted(driver):
+    kinds = Counter()
+    driver.on_refusal = lambda kind: kinds.update([kind])
+    return kinds
+
+
+def test_streams_beyond_the_limit_are_refused_and_counted_and_for_ever_they_cost_the_connection():
+    pair = TcpPair(limits=Limits(streams_max=2, waste=Rate(burst=5, per_s=0.001))).run()
+    kinds = counted(pair.server)
+    pair.client._session._streams_max = 100
+    streams = [pair.client.open(PROTOCOL, FRAMING) for _ in range(4)]
+    pair.run()
+    assert kinds == {Refusal.STREAMS_PER_CONNECTION: 2} and pair.server.streams_open == 2
+    assert [stream.write_code for stream in streams] == [None, None, WireCode.RESOURCE_LIMIT, WireCode.RESOURCE_LIMIT]
+    for _ in range(4):
+        pair.client.open(PROTOCOL, FRAMING)
+    pair.run()
+    assert kinds == {Refusal.STREAMS_PER_CONNECTION: 6, Refusal.WASTE: 1} and pair.server.is_closed
+
+
+def test_more_unread_than_a_connection_may_hold_is_refused_and_counted():
+    pair = TcpPair(limits=Limits(connection_window_bytes=100_000)).run()
+    kinds = counted(pair.server)
+    pairs = [pair.stream() for _ in range(2)]
+    for mine, _ in pairs:
+        pair.client.write(mine, b"x" * 60_000)
+    pair.run()
+    assert kinds == {Refusal.MEMORY: 1}
+    assert [mine.write_code for mine, _ in pairs] == [None, WireCode.RESOURCE_LIMIT]
 
 
 def test_damaged_bytes_end_the_connection_and_its_goodbye_is_no_error():
