@@ -12,9 +12,10 @@ from collections import deque
 from typing import Any
 
 from aioquic import tls
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.stream import QuicStream
+
+from quiver.quic.stream_frames import StreamFrames
 
 # The largest frame that is no stream data, RESET_STREAM (RFC 9000, 19.4), and the type, id, offset and length before stream data.
 FRAME_ROOM_BYTES = 25
@@ -36,7 +37,7 @@ class _Streams(dict[int, QuicStream]):
         super().__setitem__(stream_id, stream)
 
 
-class PackingConnection(QuicConnection):
+class PackingConnection(StreamFrames):
     """aioquic serves streams in the order of a set of objects; here a stream's hash is its id, so a run can be repeated."""
 
     def __init__(self, **arguments: Any) -> None:

@@ -33,6 +33,9 @@ def parameters(function):
         (QuicConnection, "_write_application", ["self", "builder", "network_path", "now"]),
         (QuicConnection, "_write_ack_frame", ["self", "builder", "space", "now"]),
         (QuicConnection, "_write_stream_frame", ["self", "builder", "space", "stream", "max_offset"]),
+        (QuicConnection, "_handle_stream_frame", ["self", "context", "frame_type", "buf"]),
+        (QuicConnection, "_get_or_create_stream", ["self", "frame_type", "stream_id"]),
+        (QuicConnection, "_assert_stream_can_receive", ["self", "frame_type", "stream_id"]),
         (QuicConnection, "_write_stop_sending_frame", ["self", "builder", "stream"]),
         (QuicConnection, "_write_reset_stream_frame", ["self", "builder", "stream"]),
     ],
@@ -64,6 +67,7 @@ def pair():
         ("_max_datagram_size", int),
         ("_pacing_at", (float, type(None))),
         ("_host_cids", list),
+        ("_events", deque),
         ("_retire_connection_ids", list),
         ("_ping_pending", list),
         ("_datagrams_pending", deque),
@@ -114,13 +118,17 @@ def test_a_sender_that_was_emptied_learns_it_only_at_the_next_visit():
     assert (len(sender._pending), sender._pending_eof) == (1, True)
     assert sender.get_frame(10).fin
     assert (len(sender._pending), sender._pending_eof, sender.buffer_is_empty) == (0, False, False)
-    assert sender.highest_offset == sender._buffer_stop == 10
+    assert sender.highest_offset == sender._buffer_stop == sender._buffer_fin == 10
+    assert bytes(sender._buffer[0 - sender._buffer_start :]) == b"x" * 10
 
 
 def test_a_receiver_still_counts_what_it_handed_over():
     receiver = QuicStream(stream_id=0).receiver
     receiver.handle_frame(QuicStreamFrame(data=b"x" * 10))
-    assert receiver._buffer_start == receiver.starting_offset() == 10
+    assert receiver._buffer_start == receiver.starting_offset() == receiver.highest_offset == 10
+    assert receiver._final_size is None
+    receiver.handle_frame(QuicStreamFrame(offset=10, data=b"x", fin=True))
+    assert (receiver._final_size, receiver.is_finished) == (11, True)
 
 
 def test_the_server_asks_for_a_certificate_when_told_to():
