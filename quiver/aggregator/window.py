@@ -7,7 +7,9 @@ A method checks, changes the window and returns the batch to commit; batches are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,6 +31,10 @@ class KnownChannel(msgspec.Struct, frozen=True, kw_only=True):
 
     head: ChannelHead
     epoch: int
+    provider_key: bytes = b""
+    "Ed25519 key that signs its receipts: whoever has it may ask for the acknowledgement."
+    acknowledgement: Acknowledgement | None = None
+    "The newest; both are missing in a row written before they were kept."
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +58,16 @@ class Ingest(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     accepted: int
     duplicates: int
-    cum: int
+    head: ChannelHead
+    "Where the channel stands in `epoch` now: what may be promised once `batch` is durable."
     batch: Batch
+
+
+class _Standing(NamedTuple):
+    """What memory holds of a channel; its row has the rest."""
+
+    head: ChannelHead
+    epoch: int
 
 
 HeadAt = Callable[[int, ChannelId, int], bytes | None]
@@ -70,7 +84,8 @@ class Window:
 
     def __init__(self, params: Params) -> None:
         self._epoch_ms = params.epoch_ms
-        self._channels: dict[ChannelId, KnownChannel] = {}
+        self._channels: dict[ChannelId, _Standing] = {}
+        self._of_provider: dict[bytes, list[ChannelId]] = {}
         self._open: dict[int, dict[ChannelId, Entry]] = {}
         self._next_open = 0
 
@@ -81,12 +96,20 @@ class Window:
         if (row := store.get(META, _NEXT_OPEN)) is not None:
             self._next_open = int.from_bytes(row, "big")
         for key, row in store.scan(CHANNELS):
-            self._channels[ChannelId(key)] = _CHANNEL.decode(row)
+            known = _CHANNEL.decode(row)
+            self._channels[ChannelId(key)] = _Standing(known.head, known.epoch)
+            # In key order, so each list is sorted.
+            self._of_provider.setdefault(known.provider_key, []).append(ChannelId(key))
         for key, row in store.scan(LEAVES):
             # By the leaves, not by the channels: these may have moved on to a newer epoch while an older one is still open.
             if (epoch := int.from_bytes(key[:8], "big")) >= self._next_open:
                 self._open.setdefault(epoch, {})[ChannelId(key[8:])] = _ENTRY.decode(row)
         return self
+
+    @property
+    def next_open(self) -> int:
+        """All epochs before it are closed."""
+        return self._next_open
 
     def epoch_at(self, utc_ms: int) -> int:
         """Epoch that receipts arriving now belong to: by the clock, but never one that is closed."""
@@ -96,6 +119,16 @@ class Window:
         """Where a channel stands here; None if it was never seen."""
         known = self._channels.get(channel)
         return None if known is None else known.head
+
+    def channels_of(self, provider_key: bytes, after: ChannelId | None, limit: int) -> Sequence[ChannelId]:
+        """Up to `limit` channels whose receipts this key signs, in ascending order, the first behind `after`."""
+        channels = self._of_provider.get(provider_key, [])
+        start = 0 if after is None else bisect_right(channels, after)
+        return channels[start : start + limit]
+
+    def knows(self, provider_key: bytes) -> bool:
+        """Whether receipts of this key were ever taken."""
+        return provider_key in self._of_provider
 
     def ingest(
         self,
@@ -119,28 +152,31 @@ class Window:
         skipped = 0 if known is None else self._count_duplicates(state.channel, known, previous, heads, head_at)
         if skipped == len(receipts):
             assert known is not None
-            # Written once more, so that the answer waits for the first copy, which may still be on its way to the disk.
-            again: Batch = [(CHANNELS, state.channel, _ENCODE(known))]
-            return Ingest(epoch=known.epoch, accepted=0, duplicates=skipped, cum=known.head.cum, batch=again)
+            # A row that changes nothing: the answer waits for it, and so for the first copy, which may still be on its way to the disk.
+            return Ingest(epoch=known.epoch, accepted=0, duplicates=skipped, head=known.head, batch=[self._put_next()])
         epoch = self.epoch_at(utc_ms)
         last = heads[-1]
         leaf = Leaf(epoch=epoch, channel=state.channel, cum=last.cum, seq=last.seq, head=last.head)
         entry = Entry(leaf=leaf, provider=state.provider, acknowledgement=ack)
-        self._channels[state.channel] = now_known = KnownChannel(head=last, epoch=epoch)
+        provider_key = receipts[-1].body.provider_key
+        if known is None:
+            insort(self._of_provider.setdefault(provider_key, []), state.channel)
+        self._channels[state.channel] = _Standing(last, epoch)
+        row = KnownChannel(head=last, epoch=epoch, provider_key=provider_key, acknowledgement=ack)
         self._open.setdefault(epoch, {})[state.channel] = entry
         prefix = epoch_key(epoch) + state.channel
         batch: list[tuple[str, bytes, bytes | None]] = [
-            (CHANNELS, state.channel, _ENCODE(now_known)),
+            (CHANNELS, state.channel, _ENCODE(row)),
             (LEAVES, prefix, _ENCODE(entry)),
         ]
         for receipt, at in zip(receipts[skipped:], heads[skipped:], strict=True):
             kept = KeptReceipt(receipt=receipt, head=at.head)
             batch.append((RECEIPTS, prefix + at.seq.to_bytes(8, "big"), _ENCODE(kept)))
-        return Ingest(epoch=epoch, accepted=len(receipts) - skipped, duplicates=skipped, cum=last.cum, batch=batch)
+        return Ingest(epoch=epoch, accepted=len(receipts) - skipped, duplicates=skipped, head=last, batch=batch)
 
     @staticmethod
     def _count_duplicates(
-        channel: ChannelId, known: KnownChannel, previous: ChannelHead, heads: list[ChannelHead], head_at: HeadAt
+        channel: ChannelId, known: _Standing, previous: ChannelHead, heads: list[ChannelHead], head_at: HeadAt
     ) -> int:
         if previous.seq > known.head.seq:
             raise ReceiptMismatch(
@@ -159,15 +195,26 @@ class Window:
         now = utc_ms // self._epoch_ms
         return sorted(epoch for epoch in self._open if epoch < now)
 
+    def is_open(self, epoch: int) -> bool:
+        """Whether it has entries, and may get more or be closed."""
+        return epoch in self._open
+
     def entries(self, epoch: int) -> list[Entry]:
         """Entries of an open epoch, in no particular order."""
         return list(self._open.get(epoch, {}).values())
 
+    def freeze(self, epoch: int) -> list[Entry]:
+        """From here on `epoch` and all before it never change in this life; `close` makes that durable."""
+        self._next_open = max(self._next_open, epoch + 1)
+        return list(self._open.pop(epoch, {}).values())
+
     def close(self, epoch: int) -> list[tuple[str, bytes, bytes | None]]:
         """From here on `epoch` and all before it never change."""
-        self._next_open = max(self._next_open, epoch + 1)
-        self._open.pop(epoch, None)
-        return [(META, _NEXT_OPEN, self._next_open.to_bytes(8, "big"))]
+        self.freeze(epoch)
+        return [self._put_next()]
+
+    def _put_next(self) -> tuple[str, bytes, bytes | None]:
+        return (META, _NEXT_OPEN, self._next_open.to_bytes(8, "big"))
 
     def validate(self) -> None:
         """Open entries agree with their channel, and none lies in a closed epoch."""
@@ -187,17 +234,13 @@ def epoch_key(epoch: int) -> bytes:
     return epoch.to_bytes(8, "big")
 
 
-def load_entries(store: Store, epoch: int) -> list[Entry]:
-    """Entries of an epoch as committed."""
-    return [_ENTRY.decode(row) for _, row in store.scan(LEAVES, epoch_key(epoch))]
+def load_acknowledgement(store: Store, channel: ChannelId) -> Acknowledgement | None:
+    """The newest durable acknowledgement of a channel."""
+    row = store.get(CHANNELS, channel)
+    return None if row is None else _CHANNEL.decode(row).acknowledgement
 
 
 def load_head(store: Store, epoch: int, channel: ChannelId, seq: int) -> bytes | None:
     """The head after a kept receipt: serves `HeadAt`."""
     row = store.get(RECEIPTS, epoch_key(epoch) + channel + seq.to_bytes(8, "big"))
     return None if row is None else _KEPT.decode(row).head
-
-
-def forget_epoch(store: Store, epoch: int) -> list[tuple[str, bytes, bytes | None]]:
-    """Deletes the leaves and receipts of an epoch whose retention is over."""
-    return [(table, key, None) for table in (LEAVES, RECEIPTS) for key, _ in store.scan(table, epoch_key(epoch))]

@@ -18,7 +18,7 @@ PARAMS = msgspec.structs.replace(Params.minimal(), slash_credits=100)
 def tell(story, *, deposit=0):
     world = World(PARAMS)
     if deposit:
-        world.contract.apply(Deposit(sender=world.signer.account, amount=deposit), 0)
+        world.apply(Deposit(sender=world.signer.account, amount=deposit))
     world.env.run_coroutine(story(world))
     world.contract.validate()
 
@@ -52,7 +52,7 @@ def test_what_a_slash_took_is_bonded_again_before_the_next_root():
         commitment = msgspec.structs.replace(world.ledger.epoch(first.epoch).commitment, root=bytes(32))
         signed = SignedCommitment(commitment=commitment, signature=await world.sign_commitment(commitment))
         accuser = world.history.provider.account
-        world.contract.apply(ProveBadHead(sender=accuser, signed=signed), world.clock.utc_ms())
+        world.apply(ProveBadHead(sender=accuser, signed=signed))
         assert bonded(world)[0] == 1900
         await world.ask(world.batch(2, 2))
         await world.clock.sleep(12)
@@ -72,7 +72,7 @@ def test_without_enough_credits_it_says_once_how_many_and_posts_when_they_are_th
         assert (said.kind, said.peer) == ("bond_short", world.signer.peer_id)
         assert "lacks 2000 of 2000 credits and 1200 are free: deposit 800 more" in said.detail
         assert world.trace.of(EpochCommitted) == []
-        world.contract.apply(Deposit(sender=world.signer.account, amount=800), world.clock.utc_ms())
+        world.apply(Deposit(sender=world.signer.account, amount=800))
         await world.clock.sleep(10)
         assert len(world.trace.of(EpochCommitted)) == 1
         runner.cancel()
@@ -83,9 +83,9 @@ def test_without_enough_credits_it_says_once_how_many_and_posts_when_they_are_th
 def test_a_bond_that_is_leaving_or_names_another_signer_is_an_obstacle_by_name():
     async def story(world):
         account, payer = world.signer.account, world.history.payer.session_address
-        world.contract.apply(Bond(sender=account, amount=5, signer=payer), 0)
+        world.apply(Bond(sender=account, amount=5, signer=payer))
         assert not await world.service.bonding.ensure() and not world.service.bonding.is_binding
-        world.contract.apply(RequestUnbond(sender=account), 0)
+        world.apply(RequestUnbond(sender=account))
         assert not await world.service.bonding.ensure()
         assert [said.kind for said in world.trace.of(EvidenceRecorded)] == ["signer_fixed", "unbonding"]
 

@@ -8,16 +8,21 @@ import random
 import msgspec
 import pytest
 
+from quiver.aggregator import closing
+from quiver.aggregator.archive import MANIFESTS, NAMES, PAGES
+from quiver.aggregator.epochs import COMMITMENTS, load_commitments
 from quiver.aggregator.service import AggregatorService
+from quiver.aggregator.window import LEAVES
+from quiver.aggregator.window import RECEIPTS as RECEIPT_ROWS
 from quiver.errors import PeerError, SettlementError, WireCode
-from quiver.identity.signing import COMMITMENT_TAG, ack_domain, commitment_digest
-from quiver.ids import compute_channel_id, compute_domain
+from quiver.identity.signing import COMMITMENT_TAG, PROMISE_TAG, commitment_digest, promise_digest
+from quiver.ids import compute_domain
 from quiver.params import Params
 from quiver.runtime import Runtime
 from quiver.settlement.contract import Contract
 from quiver.settlement.merkle import verify
 from quiver.trace import EpochCommitted, EvidenceRecorded, ReceiptsIngested
-from quiver.values.frames import AskProof, Ingested, Refused, SubmitReceipts
+from quiver.values.frames import AskHeads, AskProof, Ingested, Refused, SubmitReceipts
 from quiver.values.ledger import Claim, Commitment, Deposit, OpenChannel, SubmitEpoch
 from quiver.wire.protocols import RECEIPTS
 from sim.clock import SimClock
@@ -109,18 +114,32 @@ class World:
             clock=self.clock, transport=Listener(), store=self.store, signer=self.signer, verifier=verifier,
             ledger=self.ledger, trace=self.trace, rng=random.Random(1), params=params,
         )  # fmt: skip
-        payer, provider = SimSigner(1, "payer"), SimSigner(1, "provider")
-        self.contract.apply(Deposit(sender=payer.account, amount=1000), 0)
-        opened = OpenChannel(
-            sender=payer.account, provider=provider.account, session=payer.session_address, amount=1000, nonce=0
-        )
-        self.contract.apply(opened, 0)
-        self.channel = compute_channel_id(ack_domain(CHAIN_ID, HUB), payer.account, provider.account, 0)
-        self.history = History(amounts=(10, 20, 30), channel=self.channel)
+        self.history = self.open(0)
+        self.channel = self.history.terms.channel
         self.service = AggregatorService(self.runtime)
 
-    def batch(self, first, last, batch_id=1):
-        history = self.history
+    def apply(self, transaction):
+        """At once, as if a block had just come."""
+        event = self.contract.apply(transaction, self.clock.utc_ms())
+        self.chain.events.append(event)
+        return event
+
+    def open(self, nonce):
+        """One more channel of 1,000 credits, and its receipts over 10, 20 and 30."""
+        payer, provider = SimSigner(1, "payer"), SimSigner(1, "provider")
+        self.apply(Deposit(sender=payer.account, amount=1000))
+        opened = OpenChannel(
+            sender=payer.account, provider=provider.account, session=payer.session_address, amount=1000, nonce=nonce
+        )
+        return History(amounts=(10, 20, 30), channel=self.apply(opened).channel)
+
+    async def promise(self, promise, *, seq):
+        """The aggregator's own word for something else."""
+        digest_of = promise_digest(compute_domain(PROMISE_TAG, CHAIN_ID, HUB), replace(promise, seq=seq))
+        return replace(promise, seq=seq, signature=await self.signer.sign_session(digest_of))
+
+    def batch(self, first, last, batch_id=1, history=None):
+        history = history or self.history
         return SubmitReceipts(
             batch_id=batch_id, previous=history.heads[first - 1], receipts=tuple(history.receipts[first - 1 : last]),
             acknowledgement=history.acknowledge(last), session=bytes(20),
@@ -254,9 +273,9 @@ def test_an_epoch_is_committed_after_its_end_and_its_proof_is_worth_money():
     tell(story)
 
 
-@pytest.mark.parametrize("crash_after_s", [10.001, 10.5, 11.0001, 11.005])
+@pytest.mark.parametrize("crash_after_s", [10.001, 10.015, 10.025, 10.5, 11.0001, 11.005, 11.015])
 def test_a_crash_at_any_point_of_closing_commits_the_epoch_exactly_once(crash_after_s):
-    """10.0 the epoch ends, 10.01 the root is durable, 11.0 its block, 11.01 it is marked."""
+    """10.0 the epoch ends, 10.01 its page is durable, 10.02 it is closed, 10.03 its rows are gone, 11.0 its block, 11.01 it is marked."""
 
     async def story(world):
         loop = asyncio.get_running_loop()
@@ -270,6 +289,11 @@ def test_a_crash_at_any_point_of_closing_commits_the_epoch_exactly_once(crash_af
         await world.clock.sleep(10)
         runner.cancel()
         assert world.ledger.submitted == 1
+        assert list(world.store.scan(LEAVES)) == []
+        (kept,) = load_commitments(world.store)
+        assert kept.status == "submitted"
+        (answer,) = await world.ask(AskProof(epoch=kept.commitment.epoch, channel=world.channel))
+        verify(answer.leaf, answer.proof, kept.commitment)
         assert [event.count for event in world.trace.of(EpochCommitted)] == [1]
 
     tell(story)
@@ -325,5 +349,28 @@ def test_receipts_of_the_next_epoch_do_not_touch_the_closed_one():
         first = world.trace.of(EpochCommitted)[0].epoch
         answers = await world.ask(*(AskProof(epoch=first + n, channel=world.channel) for n in (0, 1, 2)))
         assert [answer.leaf and answer.leaf.cum for answer in answers] == [10, 60, None]
+
+    tell(story)
+
+
+def test_what_is_older_than_its_retention_is_forgotten_even_when_epochs_between_were_empty(monkeypatch):
+    monkeypatch.setattr(closing, "EPOCHS_RETAINED", 1)
+
+    async def story(world):
+        world.service = AggregatorService(world.runtime)
+        runner = asyncio.get_running_loop().create_task(world.service.run())
+        await world.ask(world.batch(1, 1))
+        await world.clock.sleep(45)
+        # Challenged for 10 s, answered for 2.5: two epochs of 10 s and one more are kept whatever the constant says.
+        await world.ask(world.batch(2, 2))
+        await world.clock.sleep(12)
+        (kept,) = load_commitments(world.store)
+        newest = world.clock.utc_ms() // PARAMS.epoch_ms
+        assert newest - 2 < kept.commitment.epoch
+        for table, rows in ((PAGES, 1), (MANIFESTS, 1), (NAMES, 2), (RECEIPT_ROWS, 1), (COMMITMENTS, 1)):
+            assert len(list(world.store.scan(table))) == rows, table
+        (answer,) = await world.ask(AskHeads())
+        assert [ack.seq for ack in answer.acknowledgements] == [2]
+        runner.cancel()
 
     tell(story)

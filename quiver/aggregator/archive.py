@@ -1,0 +1,141 @@
+"""Closed epochs as rows: their pages, their manifests, and where each piece of content lies.
+
+A question reads the pages of the leaves it asks for and, unless it was asked for lately, one manifest: nothing is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from quiver.aggregator.published import (
+    PAGE_LEAVES,
+    ClosedEpoch,
+    Manifest,
+    PagedTree,
+    PublishedLeaf,
+    decode_manifest,
+    decode_page,
+    encode_manifest,
+    name_of,
+)
+from quiver.aggregator.window import epoch_key
+from quiver.ids import Address, ChannelId
+from quiver.ports import Store
+from quiver.settlement.multiproof import prove_many
+from quiver.values.ledger import Leaf, MultiProof, Proof
+from quiver.values.receipt import Acknowledgement
+
+PAGES, MANIFESTS, NAMES = "aggregator_pages", "aggregator_manifests", "aggregator_names"
+# Manifests kept decoded: one of an epoch with a million leaves is about 2 MB.
+MANIFESTS_MAX = 8
+_NUMBER_BYTES = 4
+
+Put = tuple[str, bytes, bytes | None]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel's leaf in a closed epoch."""
+
+    index: int
+    leaf: Leaf
+    acknowledgement: Acknowledgement
+
+
+class Archive:
+    """Reads and names; what it returns to put is committed by the caller."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._closed: OrderedDict[int, ClosedEpoch] = OrderedDict()
+
+    # ---- writing
+
+    @staticmethod
+    def put_page(epoch: int, number: int, data: bytes) -> list[Put]:
+        """Rows of one page; harmless while no manifest names it."""
+        key = epoch_key(epoch) + number.to_bytes(_NUMBER_BYTES, "big")
+        return [(PAGES, key, data), (NAMES, name_of(data), key)]
+
+    @staticmethod
+    def put_manifest(manifest: Manifest) -> tuple[bytes, list[Put]]:
+        """Its name, and its rows."""
+        data, key = encode_manifest(manifest), epoch_key(manifest.epoch)
+        name = name_of(data)
+        return name, [(MANIFESTS, key, data), (NAMES, name, key)]
+
+    def forget(self, epoch: int) -> Iterator[Put]:
+        """Deletes everything of an epoch."""
+        self._closed.pop(epoch, None)
+        key = epoch_key(epoch)
+        for page, data in self._store.scan(PAGES, key):
+            yield (NAMES, name_of(data), None)
+            yield (PAGES, page, None)
+        if (manifest := self._store.get(MANIFESTS, key)) is not None:
+            yield (NAMES, name_of(manifest), None)
+            yield (MANIFESTS, key, None)
+
+    # ---- reading
+
+    def content(self, name: bytes) -> bytes | None:
+        """The published bytes with this SHA-256."""
+        if (key := self._store.get(NAMES, name)) is None:
+            return None
+        data = self._store.get(MANIFESTS if len(key) == len(epoch_key(0)) else PAGES, key)
+        # A page that was made twice, before and after a crash, may have left the name of its first form.
+        return data if data is not None and name_of(data) == name else None
+
+    def prove(self, epoch: int, provider: Address, channel: ChannelId) -> tuple[Found, Proof] | None:
+        """A channel's leaf and its proof; None when it was not active in the epoch."""
+        found, tree = self._look(epoch, [(provider, channel)])
+        return (found[0], tree.proof(found[0].index)) if found and tree is not None else None
+
+    def prove_many(
+        self, epoch: int, wanted: Iterable[tuple[Address, ChannelId]]
+    ) -> tuple[Sequence[Found], MultiProof | None]:
+        """Those of the channels that were active in the epoch, by place, under one proof."""
+        found, tree = self._look(epoch, sorted(set(wanted)))
+        return found, prove_many(tree, [one.index for one in found]) if found and tree is not None else None
+
+    def _look(self, epoch: int, wanted: Sequence[tuple[Address, ChannelId]]) -> tuple[list[Found], PagedTree | None]:
+        closed = self.closed(epoch)
+        if closed is None:
+            return [], None
+        pages: dict[int, tuple[PublishedLeaf, ...]] = {}
+        found = []
+        for provider, channel in wanted:
+            number = closed.page_of(provider, channel)
+            if number is None:
+                continue
+            if number not in pages:
+                pages[number] = self._page(epoch, number)
+            for at, line in enumerate(pages[number]):
+                if line.channel == channel:
+                    found.append(
+                        Found(
+                            index=number * PAGE_LEAVES + at, leaf=line.leaf(epoch), acknowledgement=line.acknowledgement
+                        )
+                    )
+                    break
+        return found, PagedTree(closed, pages)
+
+    def _page(self, epoch: int, number: int) -> tuple[PublishedLeaf, ...]:
+        data = self._store.get(PAGES, epoch_key(epoch) + number.to_bytes(_NUMBER_BYTES, "big"))
+        assert data is not None, f"page {number} of epoch {epoch} is named by the manifest and is not there"
+        return decode_page(data)
+
+    def closed(self, epoch: int) -> ClosedEpoch | None:
+        """The manifest of an epoch, if it was closed here and is not forgotten."""
+        closed = self._closed.get(epoch)
+        if closed is None:
+            data = self._store.get(MANIFESTS, epoch_key(epoch))
+            if data is None:
+                return None
+            closed = self._closed[epoch] = ClosedEpoch(decode_manifest(data))
+            if len(self._closed) > MANIFESTS_MAX:
+                self._closed.popitem(last=False)
+        else:
+            self._closed.move_to_end(epoch)
+        return closed
