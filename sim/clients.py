@@ -132,7 +132,9 @@ class Clients:
         prefix = workload.prefix_hashes(number)
         self._asked.note(request_id, output, prefix)
         return InferenceRequest(
-            request_id=request_id, model=MODEL_NAME, dialect=Dialect.NATIVE, body=b"{}",
+            request_id=request_id, model=MODEL_NAME, dialect=Dialect.NATIVE,
+            # Every request is another prompt: its number stands for it, or all answers of a world would be one text.
+            body=b'{"n":%d}' % number,
             max_tokens=max(MAX_TOKENS, output) if scenario.output_tokens is None else output,
             prompt_tokens_estimate=int(workload.input_tokens[number]),
             deadline_ms=gateway.clock.utc_ms() + round(scenario.params.request_timeout_s * 1000),

@@ -89,6 +89,8 @@ class ProviderRow(msgspec.Struct, kw_only=True):
     earned_credits: int = 0
     "Acknowledged by payers."
     claimed_credits: int = 0
+    adversary: str = ""
+    "Ground truth, invisible to roles."
 
 
 class EpochRow(msgspec.Struct, kw_only=True):
@@ -100,6 +102,21 @@ class EpochRow(msgspec.Struct, kw_only=True):
     channels: int
     root: str
     committed_s: float
+
+
+class EvidenceRow(msgspec.Struct, kw_only=True):
+    """One detector's last look at one provider, with the eyes of one witness."""
+
+    run_id: str
+    seed: int
+    witness: str
+    provider: str
+    detector: str
+    score: float
+    threshold: float
+    suspicious: bool
+    adversary: str
+    "Ground truth, invisible to roles."
 
 
 class Collector:

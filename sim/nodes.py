@@ -17,6 +17,7 @@ from quiver.ports import InferenceBackend
 from quiver.provider.models import ServedModel, content_key
 from quiver.provider.service import ProviderService
 from quiver.provider.settler import Settler
+from quiver.receipts.fraud.detector import Detector
 from quiver.runtime import Runtime
 from quiver.selection.policy import Policy
 from quiver.values.peer import PeerInfo
@@ -60,6 +61,8 @@ class Node:
         skew = around.streams.stream(name, "clock").gauss(0.0, around.clock_skew_ms)
         self.clock = SimClock(around.env, offset_ms=skew)
         self._tasks: list[asyncio.Task[Any]] = []
+        self.at_start: list[Callable[[], Coroutine[Any, Any, Any]]] = []
+        "What else begins with each start, as a task: what an adversary does beside its role."
         self.runtime = self._make_runtime()
 
     @property
@@ -93,6 +96,10 @@ class Node:
         task = loop.create_task(coroutine, name=f"{self.name}/{len(self._tasks)}")
         task.add_done_callback(loop.raise_error_of)
         self._tasks.append(task)
+
+    def _begin(self) -> None:
+        for make in self.at_start:
+            self.spawn(make())
 
     def crash(self) -> None:
         """Power off: tasks, connections and uncommitted writes are gone."""
@@ -136,6 +143,7 @@ class ProviderNode(Node):
         """Serve, join and announce."""
         await self.service.start()
         self.spawn(self.service.run())
+        self._begin()
         self.spawn(self.settler.run())
         if announce:
             await self.dht.bootstrap(known)
@@ -172,14 +180,18 @@ class GatewayNode(Node):
             await self.dht.bootstrap(known)
             self.spawn(self.dht.run())
         self.spawn(self.service.run())
+        self._begin()
 
 
 class AggregatorNode(Node):
     """Collects receipts and commits epochs."""
 
-    def __init__(self, around: Surroundings, name: str, index: int) -> None:
+    def __init__(
+        self, around: Surroundings, name: str, index: int, *, detectors: Sequence[Detector] = ()
+    ) -> None:  # fmt: skip
         super().__init__(around, name, index)
-        self.service = AggregatorService(self.runtime)
+        self.detectors = detectors
+        self.service = AggregatorService(self.runtime, detectors=detectors)
 
     async def start(self) -> None:
         """Close epochs and look for fraud from now on."""

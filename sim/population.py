@@ -10,16 +10,20 @@ from collections.abc import Callable
 
 from quiver.ids import Address, ModelId, PeerId
 from quiver.provider.models import ServedModel
+from quiver.receipts.fraud.registry import judge
+from quiver.receipts.fraud.registry import resolve as resolve_detector
+from quiver.receipts.history import Book
 from quiver.selection.plugin import resolve
 from quiver.selection.policy import Policy
 from quiver.settlement.contract import Contract
 from quiver.trace import LedgerMoved
 from quiver.values.backend import InstalledModel
 from quiver.values.ledger import Deposit
+from sim.adversary import corrupt
 from sim.capacity import MachineState, MeanLengths, make_true_wait
 from sim.clients import MODEL_NAME, Asked
 from sim.clock import EPOCH_MS, SimClock
-from sim.collect import Collector, ProviderRow
+from sim.collect import Collector, EvidenceRow, ProviderRow
 from sim.hardware import HardwareProfile, sample_pool
 from sim.ledger import SimChain
 from sim.loop import Environment
@@ -81,7 +85,8 @@ class Population:
             env=env, network=self.network, chain=self.chain, trace=trace, streams=streams, verifier=verifier,
             params=scenario.params, signatures=scenario.signatures, clock_skew_ms=scenario.clock_skew_ms, seed=seed,
         )  # fmt: skip
-        self.aggregator = AggregatorNode(around, "aggregator", nodes - 1)
+        self.detectors = [resolve_detector(plug)() for plug in scenario.detector_plugs]
+        self.aggregator = AggregatorNode(around, "aggregator", nodes - 1, detectors=self.detectors)
         self.providers = [self._provider(around, number) for number in range(scenario.providers)]
         self._provider_of: dict[PeerId, ProviderNode] = {node.peer_id: node for node in self.providers}
         make = self._policy_factory(mean)
@@ -93,6 +98,14 @@ class Population:
             )
             for number in range(scenario.gateways)
         ]  # fmt: skip
+
+        self.culprits = corrupt(
+            scenario.adversary_plugs, self, lambda name: streams.stream("world", name)
+        )  # fmt: skip
+        "Ground truth: who plays what."
+        if self.detectors:
+            for gateway in self.gateways:
+                gateway.service.purse.book = Book()
 
     def names(self) -> dict[PeerId, str]:
         """Peer id -> simulated name, of every node."""
@@ -161,6 +174,28 @@ class Population:
                     completed=completed, completion_tokens=tokens,
                     earned_credits=sum(channel.log.acknowledged.cum for channel in channels),
                     claimed_credits=self.contract.balance(node.signer.account),
+                    adversary=self.culprits.get(node.peer_id, ""),
                 )
             )  # fmt: skip
         return rows
+
+    def make_evidence_rows(self, collector: Collector) -> list[EvidenceRow]:
+        """The last look of every detector at every provider, by the aggregator and each gateway that kept a book."""
+        books = [(self.aggregator.name, self.aggregator.service.fraud.book)]
+        for gateway in self.gateways:
+            if (book := gateway.service.purse.book) is not None:
+                for peer in book.peers():
+                    offer = gateway.service.table.offer(peer, MODEL, gateway.clock.now())
+                    if offer is not None:
+                        book.on_offer(offer)
+                books.append((gateway.name, book))
+        now_ms = self.aggregator.clock.utc_ms()
+        return [
+            EvidenceRow(
+                run_id=collector.run_id, seed=collector.seed, witness=witness, provider=collector.names[found.peer],
+                detector=found.detector, score=found.score, threshold=found.threshold, suspicious=found.is_suspicious,
+                adversary=self.culprits.get(found.peer, ""),
+            )
+            for witness, book in books
+            for found in judge(book, self.detectors, now_ms)
+        ]  # fmt: skip

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 import quiver
-from sim.collect import EpochRow, ProviderRow, RequestRow
+from sim.collect import EpochRow, EvidenceRow, ProviderRow, RequestRow
 from sim.plot import Plotter, describe_runs
 from sim.plug import plug_name
 from sim.table import make_record, show_seconds
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sim.scenario import Scenario
     from sim.world import World
 
+FRAMES = ("requests", "providers", "epochs", "evidence")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -58,6 +59,7 @@ class Result:
     requests: pd.DataFrame
     providers: pd.DataFrame
     epochs: pd.DataFrame
+    evidence: pd.DataFrame
     summary: dict[str, Any]
     manifest: dict[str, Any]
     digest: str
@@ -71,6 +73,7 @@ class Result:
         requests.loc[requests["finished_s"].isna(), "outcome"] = "unfinished"
         providers = make_frame(world.population.make_provider_rows(collector), ProviderRow)
         epochs = make_frame(collector.epochs, EpochRow)
+        evidence = make_frame(world.population.make_evidence_rows(collector), EvidenceRow)
         counted = requests[requests["arrived_s"] >= scenario.warmup_s]
         completed = counted[counted["outcome"] == "completed"]
         outcomes = counted["outcome"].value_counts()
@@ -99,7 +102,7 @@ class Result:
             "peak_rss_bytes": peak_rss_bytes,
         }  # fmt: skip
         return cls(
-            requests=requests, providers=providers, epochs=epochs, summary=summary, digest=digest,
+            requests=requests, providers=providers, epochs=epochs, evidence=evidence, summary=summary, digest=digest,
             manifest=make_manifest(
                 scenario, summary, f"{world.workload.note}; topology {topology.name} ({topology.label})"
             ),
@@ -109,7 +112,7 @@ class Result:
         """Parquet files and manifest.json; returns the directory."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("requests", "providers", "epochs"):
+        for name in FRAMES:
             getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
         # The manifest comes last: where there is one, the rows are complete.
         write_manifest(directory, self.manifest)
@@ -120,7 +123,7 @@ class Result:
         """What `save` wrote."""
         directory = Path(directory)
         manifest = json.loads((directory / "manifest.json").read_text())
-        frames = {name: pd.read_parquet(directory / f"{name}.parquet") for name in ("requests", "providers", "epochs")}
+        frames = {name: pd.read_parquet(directory / f"{name}.parquet") for name in FRAMES}
         summary = manifest["summary"]
         return cls(**frames, summary=summary, manifest=manifest, digest=summary["digest"])
 

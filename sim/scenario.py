@@ -21,7 +21,10 @@ import msgspec
 import quiver
 from quiver.errors import UsageError
 from quiver.params import Params
+from quiver.receipts.fraud.registry import DETECTORS
+from quiver.receipts.fraud.registry import resolve as resolve_detector
 from sim import data
+from sim.adversary import ADVERSARY
 from sim.churn import check_churn
 from sim.fingerprint import describe_plug
 from sim.hardware import HARDWARE
@@ -37,7 +40,9 @@ from sim.workload import Workload, poisson
 
 # Those that take nothing but plugs; jitter, loss, churn and links have simpler values too.
 _POINTS: tuple[PlugPoint, ...] = (WORKLOAD, TOPOLOGY, HARDWARE, PRICING, SERVICE)
-_PLUGS = ("workload", "topology", "jitter", "loss", "links", "policy", "hardware", "pricing", "churn", "service")
+_PLUGS = (
+    "workload", "topology", "jitter", "loss", "links", "policy", "hardware", "pricing", "churn", "service", "adversary", "detectors",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,10 @@ class Scenario:
     "`spread`, `flat`, or a `Pricing`: what each provider asks."
     churn: Plug | float = "none"
     "`none`, `spot`, `ipfs`, departures per hour, or a `Churn`."
+    adversary: Plug | tuple[Plug, ...] = ()
+    "Who plays false, one or several: a name of `sim.adversary`, an object with its numbers, or a class of your own."
+    detectors: Plug | tuple[Plug, ...] = ()
+    "Fraud detectors, one or several: names, classes, or `all`. They fill `result.evidence`."
     frames: str = "sized"
     "`encoded` encodes and decodes every frame, `sized` only encodes."
     signatures: str = "modelled"
@@ -103,8 +112,9 @@ class Scenario:
     "Use the synthetic twin when the data folder has no trace; the result says so."
 
     def __post_init__(self) -> None:
-        if isinstance(self.links, list):
-            object.__setattr__(self, "links", tuple(self.links))
+        for name in ("links", "adversary", "detectors"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, low in (
             ("providers", 1), ("gateways", 1), ("chunk_tokens", 1), ("slots", 1), ("queue_max", 0), ("output_tokens", 1),
             ("warmup_s", 0), ("drain_s", 0), ("block_time_s", 0), ("clock_skew_ms", 0),
@@ -138,6 +148,10 @@ class Scenario:
             raise UsageError(f"scenario {self.name}: loss is a probability from 0 to below 1, not {self.loss}")
         for plug in self.link_plugs:
             LINKS.check(plug)
+        for plug in self.adversary_plugs:
+            ADVERSARY.check(plug)
+        for plug in self.detector_plugs:
+            resolve_detector(plug)
         check_churn(self.churn)
         if not isinstance(self.policy, str) and not callable(self.policy):
             raise UsageError(
@@ -149,6 +163,17 @@ class Scenario:
         """`links`, one or several, as several."""
         # A rule may itself be a named tuple.
         return self.links if type(self.links) is tuple else (self.links,)
+
+    @property
+    def adversary_plugs(self) -> tuple[Plug, ...]:
+        """`adversary`, one or several, as several."""
+        return self.adversary if type(self.adversary) is tuple else (self.adversary,)
+
+    @property
+    def detector_plugs(self) -> tuple[Plug, ...]:
+        """`detectors`, one or several, as several."""
+        plugs = self.detectors if type(self.detectors) is tuple else (self.detectors,)
+        return tuple(DETECTORS) if plugs == ("all",) else plugs
 
     @classmethod
     def named(cls, name: str) -> Scenario:

@@ -181,6 +181,9 @@ class World:
         """Invariants: both bookkeepers agree to the unit, every request has one outcome, every object is sound."""
         self.population.validate()
         self.books.compare(self.population.contract)
+        cheats = {self.collector.names[peer] for peer in self.population.culprits}
+        for row in self.collector.requests.values():
+            row.cheated = row.provider in cheats
         # A cancelled client reports its outcome as cancelled in the trace: unfinished ones are among those.
         self.counts.check(0)
 

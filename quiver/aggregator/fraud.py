@@ -50,7 +50,8 @@ class FraudDesk:
         self.book = Book()
         self._new: dict[PeerId, None] = {}
         "Providers with receipts since they were judged last."
-        self._remember()
+        if self.detectors:
+            self._remember()
 
     def _remember(self) -> None:
         runtime = self._runtime
@@ -61,6 +62,8 @@ class FraudDesk:
 
     def on_receipts(self, receipts: Sequence[SignedReceipt]) -> None:
         """Receipts of one provider that were new and accepted."""
+        if not self.detectors:
+            return
         peer = self.book.on_receipts(receipts, now_ms=self._runtime.clock.utc_ms())
         if peer is not None:
             self._new[peer] = None
@@ -72,8 +75,8 @@ class FraudDesk:
             self._new[peer] = None
 
     async def run(self) -> None:
-        """Judge once an epoch, for ever."""
-        while True:
+        """Judge once an epoch, for ever; without detectors there is nothing to do."""
+        while self.detectors:
             await self._runtime.clock.sleep(self._runtime.params.epoch_ms / 1000)
             await self.judge()
 
@@ -83,8 +86,12 @@ class FraudDesk:
         self._new.clear()
         await self._learn_offers(peers)
         now_ms = runtime.clock.utc_ms()
-        found = [one.score(self.book.history(peer), now_ms) for peer in peers for one in self.detectors]
-        signed = [await sign_evidence(runtime.signer, one) for one in found if one.is_suspicious]
+        signed = []
+        for peer in peers:
+            found = [one.score(self.book.history(peer), now_ms) for one in self.detectors]
+            signed += [await sign_evidence(runtime.signer, one) for one in found if one.is_suspicious]
+            # A look costs milliseconds: receipts of others are answered in between.
+            await runtime.clock.sleep(0.0)
         if signed:
             old = [one for one in load_evidence(runtime.store) if one.evidence.until_ms < now_ms - EVIDENCE_KEPT_MS]
             await runtime.store.commit(

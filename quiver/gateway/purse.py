@@ -16,6 +16,7 @@ from quiver.gateway.payer import PayerChannel
 from quiver.identity import signing
 from quiver.ids import Address, ChannelId, PeerId, compute_channel_id
 from quiver.receipts.checks import ChannelTerms
+from quiver.receipts.history import Book
 from quiver.receipts.log import PayerLog
 from quiver.runtime import Nursery, Runtime
 from quiver.values.ledger import ChannelState, FinishExit, OpenChannel, RequestExit, TopUp
@@ -43,6 +44,8 @@ class Purse:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.links: dict[PeerId, ProviderLink] = {}
+        self.book: Book | None = None
+        "What providers billed and delivered, for fraud detectors; nothing is kept while it is None."
         self._dials: dict[PeerId, asyncio.Future[ProviderLink]] = {}
         self._topping_up: dict[PeerId, None] = {}
         self._nonce: int | None = None
@@ -80,7 +83,7 @@ class Purse:
             # A link that went down while its task still cleans up keeps its place: it is the same provider's.
             if peer not in self.links and self.is_full:
                 raise Unavailable(f"all {self.runtime.params.channels_max} channels are in use")
-            link = ProviderLink(self.runtime, peer, await self._channel(offer))
+            link = ProviderLink(self.runtime, peer, await self._channel(offer), self.book)
             await self._agree(link)
             self.links[peer] = link
             nursery.start(self._keep(link))

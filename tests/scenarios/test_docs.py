@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim import Scenario, World
-from sim.collect import EpochRow, ProviderRow, RequestRow
+from sim.collect import EpochRow, EvidenceRow, ProviderRow, RequestRow
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = re.findall(r"```python\n(.*?)```", (DOCS / "extend.md").read_text(), re.DOTALL)
@@ -25,7 +25,8 @@ def columns(section):
 
 
 @pytest.mark.parametrize(
-    ("section", "kind"), [("requests", RequestRow), ("providers", ProviderRow), ("epochs", EpochRow)]
+    ("section", "kind"),
+    [("requests", RequestRow), ("providers", ProviderRow), ("epochs", EpochRow), ("evidence", EvidenceRow)],
 )
 def test_metrics_names_every_column_in_order(section, kind, result):
     assert columns(section) == list(kind.__struct_fields__) == list(getattr(result, section).columns)
@@ -36,7 +37,8 @@ def test_metrics_names_every_key_of_the_summary(result):
 
 
 @pytest.mark.parametrize(
-    ("section", "kind"), [("requests", RequestRow), ("providers", ProviderRow), ("epochs", EpochRow)]
+    ("section", "kind"),
+    [("requests", RequestRow), ("providers", ProviderRow), ("epochs", EpochRow), ("evidence", EvidenceRow)],
 )
 def test_metrics_names_the_type_of_every_column(section, kind):
     text = (DOCS / "metrics.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]

@@ -97,7 +97,7 @@ def test_a_stored_run_that_is_damaged_or_of_other_code_is_run_again(whole, tmp_p
 def test_rows_come_back_from_parquet_as_they_were(whole, tmp_path):
     for number, result in enumerate(whole.results):
         loaded = Result.load(result.save(tmp_path / str(number)))
-        for name in ("requests", "providers", "epochs"):
+        for name in ("requests", "providers", "epochs", "evidence"):
             pd.testing.assert_frame_equal(getattr(loaded, name), getattr(result, name))
         assert loaded.summary == result.summary and loaded.digest == result.digest
 

@@ -58,7 +58,7 @@ def test_a_wrong_command_shows_its_usage(arguments, capsys):
         (["nosuch"], "no scenario is called 'nosuch'; there are: azure-planetlab, kademlia-10k, requests-1m, tour"),
         (["tour", "--set", "provider=5"], "a scenario has no field 'provider'; did you mean providers"),
         (["tour", "--set", "epoch=5"], "did you mean epoch_ms"),
-        (["tour", "--set", "zzz=1"], "a scenario has no field 'zzz'; there are: arrivals, block_time_s"),
+        (["tour", "--set", "zzz=1"], "a scenario has no field 'zzz'; there are: adversary, arrivals, block_time_s"),
         (["tour", "--set", "providers"], "--set 'providers': write key=value, like providers=50"),
         (["tour", "--set", "=3"], "write key=value"),
         (["tour", "--set", "providers=many"], "--set providers=many: providers is a whole number, not 'many'"),
