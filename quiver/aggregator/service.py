@@ -1,53 +1,35 @@
-"""The aggregator's flows: take receipts, answer for proofs, commit each epoch once (docs/protocol.md, sections 3 and 6).
+"""The aggregator's flows: take receipts, give its word for them, answer questions (docs/protocol.md, sections 3 and 6).
 
-An answer `Ingested` leaves only after its receipts are durable. A root is durable before it is submitted, and marked after the
-ledger has it; a restart finds roots that are durable but not marked and goes on there, so every epoch is committed exactly once.
+An answer `Ingested` leaves only after its receipts are durable, and so does the promise in it. What becomes of an epoch is in
+`closing`, what is answered in `answers`, what happens to accusations in `defence`.
 A store that fails once fails for good (see the conformance suite of `Store`): then nothing is answered until a restart.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 
-import msgspec
-
+from quiver.aggregator.answers import QUESTIONS, Answers, Question
+from quiver.aggregator.archive import Archive
 from quiver.aggregator.bonding import Bonding
-from quiver.aggregator.commitment import EpochTree
+from quiver.aggregator.budget import Budget
+from quiver.aggregator.closing import Closing
+from quiver.aggregator.defence import Defence
 from quiver.aggregator.fraud import FraudDesk
-from quiver.aggregator.window import Ingest, Window, epoch_key, forget_epoch, load_entries, load_head
-from quiver.errors import PeerError, ReceiptMismatch, SettlementError, Unavailable, WireCode
+from quiver.aggregator.window import Ingest, Window, load_head
+from quiver.errors import PeerError, ReceiptMismatch, Unavailable, WireCode
 from quiver.identity.peer_id import public_key_of
 from quiver.ids import PeerId
 from quiver.ports import Stream
 from quiver.receipts.checks import ChannelTerms, check_acknowledgement, check_receipts
 from quiver.receipts.fraud.detector import Detector
+from quiver.receipts.promises import sign_promise
 from quiver.receipts.signatures import verify_acknowledgement, verify_receipt
-from quiver.runtime import Runtime
-from quiver.trace import EpochCommitted, EvidenceRecorded, ReceiptsIngested
-from quiver.values.frames import AskProof, Ingested, ProofAnswer, Refused, SubmitReceipts
-from quiver.values.ledger import ChannelState, Commitment, SubmitEpoch
+from quiver.runtime import Nursery, Runtime
+from quiver.trace import EvidenceRecorded, ReceiptsIngested
+from quiver.values.frames import Ingested, Refused, SubmitReceipts
+from quiver.values.ledger import ChannelState
 from quiver.wire.protocols import RECEIPTS
-
-COMMITMENTS = "aggregator_commitments"
-# Trees kept in memory for proof questions; the others are rebuilt from the store.
-TREES_MAX = 4
-# At one-hour epochs a month; after that a provider can still claim directly.
-EPOCHS_RETAINED = 720
-# The ledger's clock may lag behind ours, and a chain may be down: ask again this much later.
-SUBMIT_RETRY_S = 5.0
-
-
-class KeptCommitment(msgspec.Struct, frozen=True, kw_only=True):
-    """Row of `aggregator_commitments`. `submitted` once the ledger is known to hold it; `lost` if it holds another root."""
-
-    commitment: Commitment
-    submitted: bool = False
-    lost: bool = False
-
-
-_ENCODE = msgspec.msgpack.Encoder().encode
-_KEPT = msgspec.msgpack.Decoder(KeptCommitment)
 
 
 class AggregatorService:
@@ -58,7 +40,11 @@ class AggregatorService:
         self._runtime = runtime
         self._window = Window.load(runtime.store, runtime.params)
         self.bonding = Bonding(runtime)
-        self._trees: OrderedDict[int, EpochTree] = OrderedDict()
+        self._budget = Budget()
+        archive = Archive(runtime.store)
+        self.closing = Closing(runtime, self._window, archive, self.bonding)
+        self.answers = Answers(runtime, self._window, archive, self.closing)
+        self.defence = Defence(runtime, archive)
         self.fraud = FraudDesk(runtime, detectors)
         "Looks at what was accepted; `run` it beside the service."
         runtime.transport.serve(RECEIPTS, self.serve)
@@ -73,12 +59,19 @@ class AggregatorService:
         while (frame := await stream.receive()) is not None:
             if isinstance(frame, SubmitReceipts):
                 await stream.send(await self._answer_submission(stream.peer_id, frame))
-            elif isinstance(frame, AskProof):
-                await stream.send(self.answer_proof(frame))
+            elif isinstance(frame, QUESTIONS):
+                await self._wait_for_turn(stream.peer_id, frame)
+                await stream.send(self.answers.answer(stream.peer_id, frame))
             else:
                 kind = type(frame).__name__
                 raise PeerError(f"{kind} is not a question to an aggregator", peer_id=stream.peer_id)
         stream.finish()
+
+    async def _wait_for_turn(self, peer: PeerId, question: Question) -> None:
+        known = self._window.knows(public_key_of(peer))
+        price, clock = self.answers.price(question), self._runtime.clock
+        if wait_s := self._budget.take(peer, price, known=known, now=clock.now()):
+            await clock.sleep(wait_s)
 
     async def _answer_submission(self, peer: PeerId, frame: SubmitReceipts) -> Ingested | Refused:
         try:
@@ -89,7 +82,14 @@ class AggregatorService:
             return Refused(batch_id=frame.batch_id, code=int(error.wire_code), message=str(error))
         except Unavailable as error:
             return Refused(batch_id=frame.batch_id, code=int(WireCode.RESOURCE_LIMIT), message=str(error))
-        return Ingested(batch_id=frame.batch_id, epoch=done.epoch, accepted=done.accepted, duplicates=done.duplicates)
+        runtime, promise = self._runtime, None
+        if self.bonding.is_binding:
+            promise = await sign_promise(
+                runtime.signer, runtime.ledger, epoch=done.epoch, channel=frame.acknowledgement.channel, head=done.head
+            )
+        return Ingested(
+            batch_id=frame.batch_id, epoch=done.epoch, accepted=done.accepted, duplicates=done.duplicates, promise=promise
+        )  # fmt: skip
 
     async def _ingest(self, peer: PeerId, frame: SubmitReceipts) -> Ingest:
         runtime = self._runtime
@@ -112,7 +112,7 @@ class AggregatorService:
             runtime.trace.emit(
                 ReceiptsIngested(
                     at_s=runtime.clock.now(), node=runtime.signer.peer_id, channel=state.channel,
-                    epoch=done.epoch, accepted=done.accepted, cum=done.cum,
+                    epoch=done.epoch, accepted=done.accepted, cum=done.head.cum,
                 )
             )  # fmt: skip
         return done
@@ -139,87 +139,12 @@ class AggregatorService:
             )
         )
 
-    def answer_proof(self, question: AskProof) -> ProofAnswer:
-        """Leaf, proof and acknowledgement of a channel in a closed epoch whose root the ledger holds, or will."""
-        row = self._runtime.store.get(COMMITMENTS, epoch_key(question.epoch)) if question.epoch >= 0 else None
-        kept = None if row is None else _KEPT.decode(row)
-        found = None
-        if kept is not None and not kept.lost:
-            found = self._tree(question.epoch).find(question.channel)
-        if kept is None or found is None:
-            return ProofAnswer(
-                epoch=question.epoch,
-                channel=question.channel,
-                commitment=None,
-                leaf=None,
-                proof=None,
-                acknowledgement=None,
-            )
-        entry, proof = found
-        return ProofAnswer(
-            epoch=question.epoch, channel=question.channel, commitment=kept.commitment, leaf=entry.leaf, proof=proof,
-            acknowledgement=entry.acknowledgement,
-        )  # fmt: skip
-
-    def _tree(self, epoch: int) -> EpochTree:
-        tree = self._trees.get(epoch)
-        if tree is None:
-            tree = self._trees[epoch] = EpochTree(epoch, load_entries(self._runtime.store, epoch))
-            if len(self._trees) > TREES_MAX:
-                self._trees.popitem(last=False)
-        else:
-            self._trees.move_to_end(epoch)
-        return tree
-
     async def run(self) -> None:
-        """Close every epoch after its end, for ever; after a restart first finish what was begun."""
-        clock, epoch_ms = self._runtime.clock, self._runtime.params.epoch_ms
-        await self.bonding.ensure()
-        while True:
-            await self.close_due_epochs()
-            await clock.sleep((epoch_ms - clock.utc_ms() % epoch_ms) / 1000)
+        """Close every epoch after its end and answer for its root, for ever."""
+        async with Nursery() as nursery:
+            nursery.start(self.closing.run())
+            nursery.start(self.defence.run())
 
     async def close_due_epochs(self) -> None:
-        """Commit every epoch that is over, oldest first, and return once the ledger holds them."""
-        for epoch in self._window.due_epochs(self._runtime.clock.utc_ms()):
-            await self._close(epoch)
-        pending = [_KEPT.decode(row) for _, row in self._runtime.store.scan(COMMITMENTS)]
-        for kept in pending:
-            if not kept.submitted and not kept.lost:
-                await self._submit(kept)
-
-    async def _close(self, epoch: int) -> None:
-        # Batches of this epoch that are still on their way to the disk get there before this one: a store keeps their order.
-        tree = EpochTree(epoch, self._window.entries(epoch))
-        kept = KeptCommitment(commitment=tree.commitment)
-        batch = [*self._window.close(epoch), (COMMITMENTS, epoch_key(epoch), _ENCODE(kept))]
-        if (old := epoch - EPOCHS_RETAINED) >= 0:
-            batch += [*forget_epoch(self._runtime.store, old), (COMMITMENTS, epoch_key(old), None)]
-        await self._runtime.store.commit(batch)
-
-    async def _submit(self, kept: KeptCommitment) -> None:
-        runtime, commitment = self._runtime, kept.commitment
-        transaction = SubmitEpoch(sender=runtime.signer.account, commitment=commitment)
-        while (held := runtime.ledger.epoch(commitment.epoch)) is None:
-            try:
-                # The bond may have been slashed since the last root.
-                if await self.bonding.ensure():
-                    await runtime.ledger.submit(transaction)
-                    continue
-            except (SettlementError, Unavailable):
-                pass
-            if runtime.ledger.epoch(commitment.epoch) is None:
-                await runtime.clock.sleep(SUBMIT_RETRY_S)
-        lost = held.commitment != commitment
-        done = msgspec.structs.replace(kept, submitted=not lost, lost=lost)
-        await runtime.store.commit([(COMMITMENTS, epoch_key(commitment.epoch), _ENCODE(done))])
-        at_s, node = runtime.clock.now(), runtime.signer.peer_id
-        if lost:
-            detail = f"epoch_taken: the ledger holds another root for epoch {commitment.epoch}"
-            runtime.trace.emit(EvidenceRecorded(at_s=at_s, node=node, peer=node, kind="epoch_taken", detail=detail))
-        else:
-            runtime.trace.emit(
-                EpochCommitted(
-                    at_s=at_s, node=node, epoch=commitment.epoch, root=commitment.root, count=commitment.count
-                )
-            )
+        """Commit every epoch that is over, and return once the ledger holds them."""
+        await self.closing.close_due_epochs()
