@@ -116,6 +116,7 @@ def test_a_run_leaves_frames_and_a_manifest_that_replays_it(capsys, tmp_path):
     assert code == 0 and summary["seed"] == 7
     assert sorted(p.name for p in out_folder.iterdir()) == [
         "epochs.parquet",
+        "evidence.parquet",
         "manifest.json",
         "providers.parquet",
         "requests.parquet",
