@@ -11,7 +11,6 @@ from quiver.ids import Address
 from quiver.live.chain.evm import EvmChain, EvmLedger
 from quiver.live.chain.local import LocalLedger
 from quiver.live.chain.shared_evm import SharedEvmLedger, shared_contract
-from quiver.live.chain.shared_evm import SharedEvmLedger, shared_contract
 from quiver.params import Params
 from quiver.settlement.contract import Contract
 from sim.clock import SimClock
@@ -114,41 +113,6 @@ class TestLocalLedger(LedgerSuite):
     @pytest.fixture
     def chain(self, tmp_path):
         return LocalBed(tmp_path / "chain.db")
-
-
-class SharedEvmBed(LocalBed):
-    """Three nodes, each with an engine of its own, over one history; in the end they must agree."""
-
-    def run(self, story):
-        async def compared():
-            await story()
-            seen = [[ledger.events(0), ledger.channel(ledger.events(0)[1].channel)] for ledger in self.ledgers]
-            assert seen[0][0] and all(one == seen[0] for one in seen)
-
-        async def main():
-            try:
-                await compared()
-            finally:
-                for ledger in self.ledgers:
-                    await ledger.close()
-
-        asyncio.run(main())
-
-    def node(self, name):
-        signer = SimSigner(1, name, mode="real")
-        aggregator = SimSigner(1, "aggregator", mode="real").account
-        ledger = SharedEvmLedger(
-            self.path, signer.account, chain_id=CHAIN_ID, contract=shared_contract(aggregator), params=self.params,
-            clock=self.clock, aggregator=aggregator,
-        )  # fmt: skip
-        self.ledgers.append(ledger)
-        return ledger, signer
-
-
-class TestSharedEvmLedger(LedgerSuite):
-    @pytest.fixture
-    def chain(self, tmp_path):
-        return SharedEvmBed(tmp_path / "chain.db")
 
 
 class SharedEvmBed(LocalBed):
