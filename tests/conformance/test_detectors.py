@@ -81,7 +81,7 @@ class Demanding(Silent):
 @pytest.mark.parametrize(
     ("plug", "says"),
     [
-        ("nothing", "there are: amount, equivocation"), (Nameless, "has no name"), (Silent, "returned NoneType"),
+        ("nothing", "there are: amount, boast, equivocation"), (Nameless, "has no name"), (Silent, "returned NoneType"),
         (Gossip, "about another peer"), (Waits, "no plain method score"), (Demanding, "without arguments"), (3, "is a int"),
     ],
     ids=str,

@@ -9,12 +9,12 @@ from quiver.receipts.fraud.amounts import Amount, Tokens
 from quiver.receipts.fraud.cluster import SelfDealing
 from quiver.receipts.fraud.copies import Equivocation, Replay
 from quiver.receipts.fraud.detector import Detector, Factory
-from quiver.receipts.fraud.speed import Overlap, Speed
+from quiver.receipts.fraud.speed import Boast, Overlap, Speed
 from quiver.receipts.history import Book
 from quiver.values.evidence import Evidence
 
 DETECTORS: dict[str, Factory] = {
-    made().name: made for made in (Speed, Tokens, Amount, Overlap, Replay, SelfDealing, Equivocation)
+    made().name: made for made in (Speed, Boast, Tokens, Amount, Overlap, Replay, SelfDealing, Equivocation)
 }
 
 

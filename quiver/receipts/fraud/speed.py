@@ -1,6 +1,6 @@
-"""Too much for one machine: more tokens a second than it offered, or more requests at once than it has slots.
+"""Too much for one machine: more tokens a second than it offered, or more requests at once than it has slots. And too little.
 
-Both take the offer at its word, which is in the provider's favour: at batch 1 a machine is as fast as it ever is, so a request
+Speed and overlap take the offer at its word, which is in the provider's favour: at batch 1 a machine is as fast as it ever is, so a request
 holds a slot at least as long as its tokens take at that speed. Times are the provider's own stamps: a forger must spread them,
 and then bills no more than its machine could.
 """
@@ -24,6 +24,17 @@ def compute_least_ms(history: History, request: BilledRequest, tokens: int) -> f
     """Milliseconds that `tokens` of this request take at the offered speed; None without an offer of its model."""
     terms = history.offers.get(request.model)
     return None if terms is None or terms.decode_tps <= 0 else 1000 * tokens / terms.decode_tps
+
+
+def compute_stream_speeds(history: History) -> list[float]:
+    """Speed between the first and the last receipt of each request that has several, as a share of what was offered."""
+    speeds = []
+    for request in history.requests.values():
+        tokens, took_ms = request.completion_tokens - request.first_tokens, request.last_ms - request.first_ms
+        least_ms = compute_least_ms(history, request, tokens)
+        if least_ms is not None and tokens > 0:
+            speeds.append(least_ms / max(took_ms, 1))
+    return speeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +70,31 @@ class Speed:
 
     @staticmethod
     def _streams(history: History) -> list[tuple[float, str]]:
-        speeds = []
-        for request in history.requests.values():
-            tokens, took_ms = request.completion_tokens - request.first_tokens, request.last_ms - request.first_ms
-            least_ms = compute_least_ms(history, request, tokens)
-            if least_ms is not None and tokens > 0:
-                speeds.append(least_ms / max(took_ms, 1))
+        speeds = compute_stream_speeds(history)
         if len(speeds) < REQUESTS_MIN:
             return []
         middle = median(speeds)
         return [(middle, f"the median of {len(speeds)} streams is {middle:.2f} times as fast as offered")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boast:
+    """Score: offered speed over that of the fastest stream it ever billed.
+
+    An honest machine reaches its offer whenever it serves one stream alone; one that is never alone looks slower than it is.
+    """
+
+    name: str = "boast"
+    threshold: float = 2.5
+
+    def score(self, history: History, now_ms: int) -> Evidence:
+        """0 without an offer, or with fewer than `REQUESTS_MIN` streams."""
+        speeds = compute_stream_speeds(history)
+        fastest = max(speeds) if len(speeds) >= REQUESTS_MIN else 0.0
+        return conclude(
+            history, now_ms, detector=self.name, score=1 / fastest if fastest else 0.0, threshold=self.threshold,
+            reasons=[f"the fastest of {len(speeds)} streams had {fastest:.0%} of the offered speed"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

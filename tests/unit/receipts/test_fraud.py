@@ -9,7 +9,7 @@ from quiver.receipts.fraud.amounts import Amount, Tokens
 from quiver.receipts.fraud.cluster import SelfDealing
 from quiver.receipts.fraud.copies import Equivocation, Replay
 from quiver.receipts.fraud.registry import DETECTORS, judge
-from quiver.receipts.fraud.speed import Overlap, Speed
+from quiver.receipts.fraud.speed import Boast, Overlap, Speed
 from tests.unit.receipts.billing import START_MS, Billing
 
 
@@ -44,6 +44,17 @@ def test_a_stream_is_timed_between_its_receipts(billing):
         billing.bill(1, tokens=(50, 100, 50), at_s=(100.0 * number, 100.0 * number + 5, 100.0 * number + 7.5))
     # 150 tokens in 7.5 s are 20 a second.
     assert billing.score(Speed(), 1).score == pytest.approx(2.0)
+
+
+def test_a_machine_that_never_comes_near_its_offer_boasts(billing):
+    for number in range(5):
+        # 30 tokens in 10 s are 3 a second; 10 are offered.
+        billing.bill(1, tokens=(10, 30), at_s=(20.0 * number, 20.0 * number + 10))
+    evidence = billing.score(Boast(), 1)
+    assert evidence.score == pytest.approx(10 / 3) and evidence.is_suspicious
+    assert evidence.reasons == ("the fastest of 5 streams had 30% of the offered speed",)
+    billing.bill(1, tokens=(10, 90), at_s=(200.0, 210.0))
+    assert not billing.score(Boast(), 1).is_suspicious
 
 
 def test_four_requests_say_nothing_about_speed(billing):
