@@ -64,7 +64,7 @@ def test_pymerkle_accepts_our_hashes_for_its_own_trees():
         tree.append_entry(data)
     compared = 0
     for old, new in PAIRS:
-        assert tree.get_state(old) == TREES[old].root
+        assert tree.get_root(old) == TREES[old].root
         if old == new:
             continue
         theirs = tree.prove_consistency(old, new)
