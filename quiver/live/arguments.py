@@ -138,8 +138,8 @@ def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--model", action="append", default=[], metavar="NAME=DIGEST", help="of an engine that speaks OpenAI's API"
     )
     devnet.add_argument(
-        "--chain", default="evm", metavar="KIND",
-        help="where money is: evm, the contract on an engine in each node (default), or local, its model",
+        "--chain", default="evm", metavar="WHERE",
+        help="money is on: evm, the contract on an engine in each node (default); local, its model; or a URL: a development node, such as anvil",
     )  # fmt: skip
     devnet.add_argument(
         "--store", default="sqlite", metavar="KIND",

@@ -43,10 +43,20 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Chain(Section, frozen=True, kw_only=True):
     """`[chain]` of network.toml: where money is settled. Id and contract are in the network's hash, the way there is not."""
 
-    kind: Literal["local", "evm"] = "local"
-    "local: the contract's model in a file; evm: the contract itself, its history in a file. Both for nodes of one machine."
+    kind: Literal["local", "evm", "rpc"] = "local"
+    "local: the contract's model in a file; evm: the contract itself, its history in a file: both for the nodes of one machine; rpc: any chain with JSON-RPC nodes."
     path: str = ""
-    "The ledger's file."
+    "The ledger's file, for kinds local and evm."
+    rpc: tuple[str, ...] = ()
+    "URLs of nodes, for kind rpc; the next takes over when one dies. A node's own config may name others."
+    confirmations: NotNegative = 6
+    "Blocks that must follow one before it counts as final."
+    from_block: NotNegative = 0
+    "The block of the contract's creation: what is before it need not be read."
+    token: str = ""
+    "The ERC-20 contract that pays for credits; empty: the chain's coin."
+    poll_s: Positive = 2.0
+    "How often a node looks for a new block."
     id: int = 31337
     contract: str = "0x" + "51" * ADDRESS_BYTES
     opening_cost_credits: int = 0
@@ -159,6 +169,17 @@ class Served(Section, frozen=True, kw_only=True):
     decode_tps: Positive = 30.0
 
 
+class ChainAccess(Section, frozen=True, kw_only=True):
+    """`[chain]` of a node: how it reaches a chain of kind rpc, and what it pays there."""
+
+    rpc: tuple[str, ...] = ()
+    "In place of the network's, as with an API key in the URL."
+    fee_gwei_max: Positive = 100.0
+    "Most for a unit of gas, tip included."
+    stuck_after_s: Positive = 60.0
+    "A transaction that no block has taken by then is sent again with a higher fee."
+
+
 class NodeConfig(Section, frozen=True, kw_only=True):
     """What every role has."""
 
@@ -171,6 +192,7 @@ class NodeConfig(Section, frozen=True, kw_only=True):
     "A file for the log's JSON lines; empty is standard error."
     log_level: Level = "info"
     transport: TransportSection = TransportSection()
+    chain: ChainAccess = ChainAccess()
 
 
 class BootstrapConfig(NodeConfig, frozen=True, kw_only=True, tag="bootstrap", tag_field="role"):

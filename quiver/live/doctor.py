@@ -197,12 +197,12 @@ async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_p
 
 async def _chain(config: NodeConfig, path: Path, network: Network, network_path: Path) -> Finding:
     ledger_path = resolve(network_path, network.chain.path)
-    if not ledger_path.exists():
+    if network.chain.kind != "rpc" and not ledger_path.exists():
         fix = "fine before the network's first start; otherwise correct [chain] path"
         return Finding(check="chain", status=Status.WARN, detail=f"no ledger at {ledger_path} yet", fix=fix)
     try:
         keypair = keyfile.load(resolve(path, config.key))
-        ledger = await open_ledger(network, network_path, keypair, clock=LiveClock())
+        ledger = await open_ledger(network, network_path, keypair, clock=LiveClock(), access=config.chain)
     except QuiverError as error:
         return fail("chain", error)
     try:

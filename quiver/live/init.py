@@ -220,7 +220,24 @@ def provider_parts(
 _KINDS = {
     "local": "the contract's model in a file",
     "evm": "the contract itself on an engine in each node, its history in a file",
+    "rpc": "a chain with JSON-RPC nodes",
 }
+
+
+def render_chain(chain: Chain) -> str:
+    """`[chain]` of a network file."""
+    way = f"path = {_text(chain.path)}        # one file for all nodes of this machine\n"
+    if chain.kind == "rpc":
+        way = (
+            f"rpc = [{', '.join(map(_text, chain.rpc))}]   # the next takes over when one dies\n"
+            f"confirmations = {chain.confirmations}        # blocks that must follow one before it is final\n"
+            f"from_block = {chain.from_block}\ntoken = {_text(chain.token)}            # an ERC-20 contract; empty: the chain's coin\n"
+            f"poll_s = {chain.poll_s}\n"
+        )
+    return (
+        f"[chain]\nkind = {_text(chain.kind)}                 # {_KINDS[chain.kind]}\n{way}"
+        f"id = {chain.id}\ncontract = {_text(chain.contract)}\nopening_cost_credits = {chain.opening_cost_credits}\n"
+    )
 
 
 def render_network(network: Network) -> str:
@@ -237,9 +254,7 @@ def render_network(network: Network) -> str:
         f"name = {_text(network.name)}\n"
         f"bootstrap = [{', '.join(_text(text) for text in network.bootstrap)}]\n"
         f"hash = {_text(network.compute_hash())}\n"
-        f"\n[chain]\nkind = {_text(chain.kind)}                 # {_KINDS[chain.kind]}\n"
-        f"path = {_text(chain.path)}        # one file for all nodes of this machine\n"
-        f"id = {chain.id}\ncontract = {_text(chain.contract)}\nopening_cost_credits = {chain.opening_cost_credits}\n"
+        f"\n{render_chain(network.chain)}"
         f"\n[aggregator]\naddress = {_text(network.aggregator.address)}\naccount = {_text(network.aggregator.account)}\n"
         "\n# Constants of the protocol that differ from the defaults (quiver/params.py).\n[params]\n"
         + "".join(f"{name} = {_value(value)}\n" for name, value in changed.items())

@@ -17,7 +17,7 @@ from quiver.errors import Unavailable, UsageError
 from quiver.identity.peer_id import peer_id_text
 from quiver.ids import PeerId, short
 from quiver.live import keyfile
-from quiver.live.chain.opening import open_ledger
+from quiver.live.chain.opening import wait_for_ledger
 from quiver.live.clock import LiveClock
 from quiver.live.config import (
     Network,
@@ -72,8 +72,8 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
         stack.callback(pool.close)
         store = open_store(config.store, resolve(path, config.store), keypair.peer_id)
         stack.push_async_callback(store.close)
-        ledger = await open_ledger(
-            network, network_path, keypair, clock=clock,
+        ledger = await wait_for_ledger(
+            network, network_path, keypair, clock=clock, access=config.chain, store=store,
             on_event=lambda event: trace.emit(LedgerMoved(at_s=clock.now(), node=keypair.peer_id, event=event)),
         )  # fmt: skip
         stack.push_async_callback(ledger.close)

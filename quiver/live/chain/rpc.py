@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from eth_abi.abi import encode
 
-from quiver.errors import QuiverError, SettlementError, Unavailable
+from quiver.errors import QuiverError, SettlementError, Unavailable, UsageError
 from quiver.ids import Address, ChannelId
 from quiver.live.chain.artefact import selector
 from quiver.live.chain.calls import encode_call, place_nowhere, proof_of
@@ -39,13 +39,13 @@ _log = logging.getLogger("quiver.chain")
 class RpcLedger:
     """`start` before use, `close` after it. Several may share a mirror: one a chain and contract is enough for a process.
 
-    `on_event` hears each final event of this account, for its trace.
+    `on_event` hears each final event of this account, for its trace. Without a sender it only looks.
     """
 
     def __init__(
         self,
         mirror: Mirror,
-        sender: Sender,
+        sender: Sender | None,
         *,
         poll_s: float,
         opening_cost_credits: int = 0,
@@ -85,7 +85,7 @@ class RpcLedger:
                 wait_s = min(2 * wait_s, RETRY_S_MAX)
             except Exception as error:
                 _log.exception("a bug ended the ledger's loop")
-                self._sender.fail(Unavailable(f"the ledger's loop ended: {type(error).__name__}: {error}"))
+                self._fail(Unavailable(f"the ledger's loop ended: {type(error).__name__}: {error}"))
                 raise
             else:
                 wait_s = self._poll_s
@@ -99,6 +99,8 @@ class RpcLedger:
     async def _step(self) -> None:
         await self._mirror.poll()
         events = self._mirror.events
+        if self._sender is None:
+            return
         # After a reorganisation there may be fewer.
         for event in events[self._told :]:
             if self._on_event is not None and event.transaction.sender == self._sender.account:
@@ -106,16 +108,26 @@ class RpcLedger:
         self._told = len(events)
         await self._sender.step(self._mirror.state.number)
 
+    def _fail(self, error: QuiverError) -> None:
+        if self._sender is not None:
+            self._sender.fail(error)
+
     async def submit(self, transaction: Transaction) -> bytes:
         """Hash of the transaction once it is final. `SettlementError` by the contract's reason, `not_the_sender` or
         `insufficient_coin`; `Unavailable` while no node answers, and then nothing was sent.
         """  # fmt: skip
-        if transaction.sender != self._sender.account:
+        sender = self._need_sender()
+        if transaction.sender != sender.account:
             raise SettlementError("not_the_sender", "a node can only sign for its own account")
         calldata = encode_call(self._placed(transaction))
         if isinstance(transaction, Deposit):
             return await self._deposit(transaction, calldata)
         return (await self._send(self.contract, calldata)).hash
+
+    def _need_sender(self) -> Sender:
+        if self._sender is None:
+            raise UsageError("this ledger only looks: it was opened without a store")
+        return self._sender
 
     def _placed(self, transaction: Transaction) -> Transaction:
         carried = proof_of(transaction)
@@ -137,7 +149,7 @@ class RpcLedger:
 
     async def _allow(self, price: int) -> None:
         """Exactly the price: a contract should not be able to take more, even ours."""
-        owner, spender = self._sender.account, self.contract
+        owner, spender = self._need_sender().account, self.contract
         question = selector("allowance(address,address)") + encode(["address"] * 2, [owner, spender])
         asked = {"to": "0x" + self._mirror.token.hex(), "data": "0x" + question.hex()}
         if int(await self._mirror.rpc.call("eth_call", asked, "latest"), 16) < price:
@@ -148,7 +160,7 @@ class RpcLedger:
         if self._loop is None or self._loop.done():
             raise Unavailable("the ledger is not running: its log says why")
         # Whoever stops waiting does not take it back: half-written it would be a nonce that nobody fills.
-        end = await asyncio.shield(asyncio.ensure_future(self._sender.prepare(to, calldata, value)))
+        end = await asyncio.shield(asyncio.ensure_future(self._need_sender().prepare(to, calldata, value)))
         self._wake.set()
         return await asyncio.shield(end)
 
@@ -181,5 +193,5 @@ class RpcLedger:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
-        self._sender.fail(Unavailable("the node stops; the transaction is written down and goes on at the next start"))
+        self._fail(Unavailable("the node stops; the transaction is written down and goes on at the next start"))
         await self._mirror.rpc.close()

@@ -78,6 +78,20 @@ class Rpc:
         self._first = 0
         self._checked: set[int] = set()
 
+    @classmethod
+    async def discover(cls, url: str) -> Rpc:
+        """To whatever chain this node serves."""
+        rpc = cls([url], 0)
+        try:
+            (told,) = await rpc._post(0, [("eth_chainId", ())])
+            rpc.chain_id = int(told, 16)
+        except (ClientError, TimeoutError, OSError, ValueError, TypeError) as error:
+            await rpc.close()
+            raise Unavailable(
+                f"no node answers at {rpc._hosts[0]} ({error or type(error).__name__}): start one, or correct the URL"
+            ) from error
+        return rpc
+
     async def call(self, method: str, *parameters: object) -> Any:
         """The result; `RpcError` if the node refuses, `Unavailable` if none answers."""
         (answer,) = await self._ask([(method, parameters)])

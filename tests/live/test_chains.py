@@ -1,0 +1,64 @@
+"""The whole flow with the contract's own bytes: a client asks, providers are paid for it, on the embedded chain and on a real node."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+
+from quiver.live import keyfile
+from quiver.live.chain.opening import open_ledger
+from quiver.live.clock import LiveClock
+from quiver.live.config import load_network
+from quiver.live.devnet import MOCK_MODEL, Devnet
+from quiver.values.ledger import Claim, ClaimBatch, ClaimDirect, ClaimDirectBatch, Deposit, OpenChannel, SubmitEpoch
+from tests.evm.node import Node, need_node
+from tests.live.network import events
+
+CLAIMS = (Claim, ClaimBatch, ClaimDirect, ClaimDirectBatch)
+PAID_TIMEOUT_S = 60.0
+
+
+@pytest.fixture
+def node():
+    need_node()
+    with Node() as running:
+        yield running
+
+
+async def watch(network):
+    """Events of the network's ledger once a claim has paid, and the providers' balances then."""
+    path = network.directory / "network.toml"
+    keys = [keyfile.load(network.directory / f"{name}.key") for name in network.providers]
+    ledger = await open_ledger(load_network(path), path, keys[0], clock=LiveClock())
+    try:
+        async with asyncio.timeout(PAID_TIMEOUT_S):
+            while not any(isinstance(event.transaction, CLAIMS) for event in ledger.events(0)):
+                await asyncio.sleep(0.1)
+        return list(ledger.events(0)), [ledger.balance(key.account) for key in keys]
+    finally:
+        await ledger.close()
+
+
+def check_flow(tmp_path, chain):
+    with Devnet(tmp_path / "net", epoch_ms=3000, speed=10.0, chain=chain) as network:
+        with openai.OpenAI(base_url=f"{network.gateway_url}/v1", api_key="none", max_retries=0) as client:
+            asked = [{"role": "user", "content": "Why is the sky blue?"}]
+            answer = client.chat.completions.create(model=MOCK_MODEL, messages=asked, max_tokens=30)
+        assert answer.usage.completion_tokens == 30
+        happened, balances = asyncio.run(watch(network))
+        kinds = [type(event.transaction) for event in happened]
+        assert {Deposit, OpenChannel, SubmitEpoch} <= set(kinds)
+        paid = sum(event.paid for event in happened)
+        receipts = [one for name in network.providers for one in events(network, name, "receipt_issued")]
+        assert 0 < paid == sum(balances) == sum(receipt["amount"] for receipt in receipts)
+        return network
+
+
+def test_on_the_embedded_chain(tmp_path):
+    check_flow(tmp_path, "evm")
+
+
+def test_on_a_real_node(tmp_path, node):
+    check_flow(tmp_path, node.url)
