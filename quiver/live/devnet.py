@@ -25,7 +25,6 @@ import msgspec
 from quiver.errors import Unavailable, UsageError
 from quiver.ids import Address
 from quiver.live import keyfile
-from quiver.live.chain.dev_node import DevNode
 from quiver.live.chain.embedded import LEDGER_FILE, embedded_chain
 from quiver.live.config import Chain
 from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts

@@ -248,7 +248,6 @@ def render_network(network: Network) -> str:
         for name, value in msgspec.structs.asdict(network.params).items()
         if value != getattr(defaults, name)
     }
-    chain = network.chain
     return (
         "# A QUIVer network: every node of it has this file. A change of name, chain, aggregator or params is another network.\n"
         f"name = {_text(network.name)}\n"
