@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 # Tests that open ports or compare whole runs get the machine for themselves; the rest shares two workers.
 SERIAL := $(wildcard tests/determinism tests/interop tests/live)
 PYTEST := $(BIN)/python -m pytest -q
-# Seconds for each decoder; two run at once.
+# Seconds for each target; two run at once.
 FUZZ_S ?= 20
 
 .PHONY: help setup interpreters interop evm postgres demo test fast lint format notebooks check-long bench real-llm fuzz clean
@@ -122,7 +122,7 @@ real-llm: setup  ## stream from a real llama-server through a live network; figu
 	$(PYTEST) -m real_llm tests/live
 
 # One package, pinned by its hashes; nothing else needs it.
-fuzz: setup  ## fuzz every decoder for 20 s each, make FUZZ_S=300 for longer; what breaks one is in out/fuzz
+fuzz: setup  ## fuzz every target for 20 s each, make FUZZ_S=300 for longer; report and what breaks one in out/fuzz
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/atheris.txt
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 

@@ -1,4 +1,4 @@
-"""The decoders that are fuzzed also stand their seeds, cut seeds and changed seeds here, without atheris."""
+"""What is fuzzed also stands its seeds, cut seeds and changed seeds here, without atheris."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def changed(seed: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.filterwarnings("ignore:Parsed a")  # a changed certificate may have a serial number below one
 @pytest.mark.parametrize("name", NAMES)
-def test_a_decoder_stands_its_seeds_and_what_is_near_them(name):
+def test_a_target_stands_its_seeds_and_what_is_near_them(name):
     decoder = importlib.import_module(f"tests.fuzz.{name}")
     rng = random.Random(name)
     for seed in (b"", *decoder.SEEDS):
@@ -37,4 +37,4 @@ def test_a_decoder_stands_its_seeds_and_what_is_near_them(name):
 def test_an_unknown_name_is_answered_with_those_there_are():
     done = subprocess.run([sys.executable, "-m", "tests.fuzz", "kademlia"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "'kademlia' is none of certificate, envelope, framing" in done.stderr
+    assert "'kademlia' is none of certificate, dht_answers, envelope" in done.stderr
