@@ -12,7 +12,7 @@ from quiver.ids import compute_channel_id
 from quiver.live.libp2p.host import Host
 from quiver.quic.limits import Limits
 from quiver.runtime import Deadline
-from quiver.values.frames import AskProof, Ingested, SubmitReceipts
+from quiver.values.frames import AskEpoch, AskProof, Ingested, SubmitReceipts
 from quiver.values.ledger import OpenChannel
 from quiver.values.receipt import Acknowledgement, ChannelHead, ReceiptBody, SignedReceipt
 from quiver.wire.protocols import RECEIPTS
@@ -27,16 +27,20 @@ AMOUNT = 5
 class Seller:
     """`await start(...)`, then `sell` as a task. `acknowledged` maps a receipt's seq to its digest."""
 
-    def __init__(self, number, payer, network):
+    def __init__(self, number, payer, network, *, pace_s=0.0):
         self.keys, self.payer = KeyPair(bytes([number]) * 32), payer
         self.transport = Host(self.keys, limits=LIMITS, network=network)
         self.acknowledged, self.heads = {}, {0: ChannelHead()}
+        self.promises = {}
+        "The newest of each epoch."
+        self.unpromised = 0
         self.repeated = 0
         "Batches that were durable although their answer was lost."
         self._made = ChannelHead()
         self._previous = ChannelHead()
         self._pending = None
         self._batch_id = 0
+        self._pace_s = pace_s
 
     async def start(self, ledger, aggregator):
         """Open a channel from the payer, whose ledger this is."""
@@ -61,6 +65,7 @@ class Seller:
                 stream = await self.transport.open(self.aggregator, RECEIPTS, timeout_s=PATIENCE_S)
                 while not stop.is_set():
                     await self._submit(stream)
+                    await asyncio.sleep(self._pace_s)
                 stream.finish()
             except (Unavailable, PeerError):
                 if stream is not None:
@@ -79,6 +84,12 @@ class Seller:
         self.repeated += answer.duplicates > 0
         self.acknowledged |= {one.body.seq: receipt_digest(one.body) for one in batch.receipts}
         self._previous, self._pending = self._made, None
+        if answer.promise is None:
+            self.unpromised += 1
+        else:
+            assert (answer.promise.epoch, answer.promise.channel) == (answer.epoch, self.channel)
+            assert answer.promise.seq >= batch.acknowledgement.seq
+            self.promises[answer.epoch] = answer.promise
 
     def _make_batch(self):
         receipts = tuple(self._issue() for _ in range(RECEIPTS_PER_BATCH))
@@ -117,3 +128,37 @@ class Seller:
                 answers.append(answer)
         stream.finish()
         return answers
+
+    async def wait_for_proof(self, seq, current_epoch):
+        """Return once `seq` is under the leaf of a committed epoch; an aggregator that is starting is asked again."""
+        epoch = max(self.promises)
+        while True:
+            answers = await self.ask_proofs(range(epoch, current_epoch()))
+            if any(answer.leaf.seq >= seq for answer in answers):
+                return
+            await asyncio.sleep(0.1)
+
+    async def watch_roots(self, epoch_ms, now_ms, stop):
+        """(epoch -> commitments the aggregator ever showed); it is asked again and again, whichever life it is in."""
+        shown = {}
+        while not stop.is_set():
+            stream = None
+            try:
+                stream = await self.transport.open(self.aggregator, RECEIPTS, timeout_s=PATIENCE_S)
+                while not stop.is_set():
+                    newest = now_ms() // epoch_ms
+                    for epoch in range(newest - 4, newest):
+                        async with Deadline(PATIENCE_S):
+                            await stream.send(AskEpoch(epoch=epoch))
+                            answer = await stream.receive()
+                        if answer is None:
+                            raise Unavailable("the aggregator went away")
+                        if answer.commitment is not None:
+                            shown.setdefault(epoch, set()).add(answer.commitment)
+                    await asyncio.sleep(0.1)
+                stream.finish()
+            except (Unavailable, PeerError):
+                if stream is not None:
+                    stream.reset(0)
+                await asyncio.sleep(0.05)
+        return shown
