@@ -46,8 +46,8 @@ class PackingConnection(StreamFrames):
 
     def open(self) -> int:
         """A new bidirectional stream; nothing of it is sent before something is written."""
-        stream_id: int = self.get_next_available_stream_id()
-        self.send_stream_data(stream_id, b"")
+        stream_id = self._local_next_stream_id_bidi
+        self._get_or_create_stream_for_send(stream_id)
         return stream_id
 
     def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
@@ -87,6 +87,7 @@ class PackingConnection(StreamFrames):
         busy, granting = self._look_through_streams()
         space, crypto = self._spaces[tls.Epoch.ONE_RTT], self._cryptos[tls.Epoch.ONE_RTT]
         pacer = self._loss._pacer
+        has_begun = False
         try:
             while True:
                 has_ack = space.ack_at is not None and space.ack_at <= now
@@ -98,7 +99,10 @@ class PackingConnection(StreamFrames):
                 builder.start_packet(QuicPacketType.ONE_RTT, crypto)
                 if has_ack:
                     self._write_ack_frame(builder=builder, space=space, now=now)
-                self._write_connection_limits(builder=builder, space=space)
+                if not has_begun:
+                    # Nothing is read and no stream ends within a turn, so once is enough.
+                    self._write_connection_limits(builder=builder, space=space)
+                    has_begun = True
                 while granting and builder.remaining_flight_space >= FRAME_ROOM_BYTES:
                     self._write_stream_limits(builder=builder, space=space, stream=granting.pop())
                 self._fill(builder, space, busy)

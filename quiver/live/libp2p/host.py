@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -256,9 +256,9 @@ class Host:
         """The protocol's id as peers of this network name it."""
         return self._transport.wire_id(protocol)
 
-    async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
-        """Ask, and wait for the one answer."""
-        return await self._transport.rpc(peer, protocol, message, timeout_s=timeout_s)
+    def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Coroutine[Any, Any, Any]:
+        """Ask, and wait for the one answer. The transport's own coroutine: each layer costs at every turn."""
+        return self._transport.rpc(peer, protocol, message, timeout_s=timeout_s)
 
     async def open(self, peer: PeerId, protocol: ProtocolSpec, *, timeout_s: float) -> PeerStream:
         """A new stream."""

@@ -35,6 +35,7 @@ def parameters(function):
         (QuicConnection, "_write_stream_frame", ["self", "builder", "space", "stream", "max_offset"]),
         (QuicConnection, "_handle_stream_frame", ["self", "context", "frame_type", "buf"]),
         (QuicConnection, "_get_or_create_stream", ["self", "frame_type", "stream_id"]),
+        (QuicConnection, "_get_or_create_stream_for_send", ["self", "stream_id"]),
         (QuicConnection, "_assert_stream_can_receive", ["self", "frame_type", "stream_id"]),
         (QuicConnection, "_write_stop_sending_frame", ["self", "builder", "stream"]),
         (QuicConnection, "_write_reset_stream_frame", ["self", "builder", "stream"]),
