@@ -1,7 +1,7 @@
 """Round trips over real UDP sockets on one connection: our host against aioquic's own asyncio layer, both on uvloop.
 
 Both ends run in this process, so a figure is the CPU time of client and server together. The peer authenticates nobody, has no
-multistream-select, no frames and no limits: it is the least that aioquic costs. Each repetition has fresh connections, because
+multistream-select, no frames and no limits: it is aioquic as it comes. Each repetition has fresh connections, because
 that layer transmits ever more often as a connection under uvloop (a clock of whole milliseconds) grows older: its frames went
 from 47 to 303 µs within one run, and a ratio against that would flatter us.
 """
