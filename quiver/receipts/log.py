@@ -30,6 +30,7 @@ from quiver.values.frames import SubmitReceipts
 from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
 
 PROVIDER_CHANNELS, PROVIDER_RECEIPTS, PAYER_CHANNELS = "provider_channels", "provider_receipts", "payer_channels"
+PROVIDER_PROVEN = "provider_proven"
 # A batch for the aggregator ends at an acknowledgement, so no more may stay unacknowledged than fit one batch.
 UNACKNOWLEDGED_MAX = RECEIPTS_PER_BATCH_MAX
 # Receipts no aggregator has taken yet, over all batches; at 1000 receipts a batch, an hour of a busy channel.
@@ -52,11 +53,11 @@ class ProviderRecord(msgspec.Struct, frozen=True, kw_only=True):
     "Nothing was issued here since `last` was taken over."
 
 
-class IssuedReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Row of `provider_receipts`. `head` is the channel's head after it."""
+class IssuedReceipt(SignedReceipt, frozen=True, kw_only=True):
+    """Row of `provider_receipts` and `provider_proven`."""
 
-    receipt: SignedReceipt
-    head: bytes
+    head: bytes = b""
+    "The channel's head after it; empty in a row written before heads were kept."
 
 
 class PayerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class PayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ENCODE = msgspec.msgpack.Encoder().encode
+_RECEIPT = msgspec.msgpack.Decoder(SignedReceipt)
 _ISSUED = msgspec.msgpack.Decoder(IssuedReceipt)
 _PROVIDER = msgspec.msgpack.Decoder(ProviderRecord)
 _PAYER = msgspec.msgpack.Decoder(PayerRecord)
@@ -99,10 +101,8 @@ class ProviderLog:
             )
         self.totals = ChannelTotals.load(store, PROVIDER_TOTALS, terms.channel)
         at = self._record.submitted
-        for key, value in store.scan(PROVIDER_RECEIPTS, terms.channel):
-            if int.from_bytes(key[32:], "big") <= at.seq:
-                continue
-            receipt = _ISSUED.decode(value).receipt
+        for _, value in store.scan(PROVIDER_RECEIPTS, terms.channel):
+            receipt = _RECEIPT.decode(value)
             at = check_receipt(receipt, at, terms)
             self._kept.append((receipt, at))
         return self
@@ -147,7 +147,7 @@ class ProviderLog:
         new = not self._kept and (self._record.last is None or self._record.taken_over)
         at = check_receipt(receipt, self.head, self.terms)
         self._kept.append((receipt, at))
-        put = (PROVIDER_RECEIPTS, self._key(at.seq), _ENCODE(IssuedReceipt(receipt=receipt, head=at.head)))
+        put = (PROVIDER_RECEIPTS, self._key(at.seq), self._row(receipt, at))
         batch: list[tuple[str, bytes, bytes | None]] = [put, *self.totals.on_receipt(receipt.body)]
         if new:
             self._record = msgspec.structs.replace(self._record, taken_over=False)
@@ -215,9 +215,12 @@ class ProviderLog:
         boundaries = tuple(ack for ack in self._record.boundaries if ack.seq > until.seq)
         outdated = range(max(1, self._record.submitted.seq - PROVEN_KEPT + 1), until.seq - PROVEN_KEPT + 1)
         self._record = msgspec.structs.replace(self._record, submitted=until, boundaries=boundaries)
+        batch: list[tuple[str, bytes, bytes | None]] = [self._put()]
         while self._kept and self._kept[0][1].seq <= until.seq:
-            self._kept.popleft()
-        return [self._put(), *((PROVIDER_RECEIPTS, self._key(seq), None) for seq in outdated)]
+            receipt, at = self._kept.popleft()
+            key = self._key(at.seq)
+            batch += [(PROVIDER_RECEIPTS, key, None), (PROVIDER_PROVEN, key, self._row(receipt, at))]
+        return [*batch, *((PROVIDER_PROVEN, self._key(seq), None) for seq in outdated)]
 
     def validate(self) -> None:
         """submitted <= boundaries <= last <= head, and the kept receipts run without a gap."""
@@ -237,6 +240,10 @@ class ProviderLog:
                 f"ack_wrong_seq: an acknowledgement at {seq}, but our newest receipt is {self.head.seq}"
             )
         return self._kept[index][1]
+
+    @staticmethod
+    def _row(receipt: SignedReceipt, at: ChannelHead) -> bytes:
+        return _ENCODE(IssuedReceipt(body=receipt.body, signature=receipt.signature, head=at.head))
 
     def _key(self, seq: int) -> bytes:
         return self.terms.channel + seq.to_bytes(8, "big")
@@ -318,7 +325,8 @@ def provider_channels(store: Store) -> list[ChannelTerms]:
 
 def issued_receipts(store: Store, channel: ChannelId) -> list[IssuedReceipt]:
     """The receipts of a channel that are still on the provider's disk, oldest first."""
-    return [_ISSUED.decode(row) for _, row in store.scan(PROVIDER_RECEIPTS, channel)]
+    rows = [row for table in (PROVIDER_PROVEN, PROVIDER_RECEIPTS) for _, row in store.scan(table, channel)]
+    return [_ISSUED.decode(row) for row in rows]
 
 
 def payer_channels(store: Store) -> list[tuple[ChannelId, ChannelTerms]]:

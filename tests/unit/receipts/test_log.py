@@ -76,6 +76,7 @@ def test_batches_end_at_acknowledgements_and_are_forgotten_once_ingested():
     disk.write(log.on_ingested(second))
     assert log.on_ingested(first) == []
     assert log.next_submission(3, session) is None
+    assert list(disk.store.scan("provider_receipts")) == []
     assert ProviderLog.load(disk.store, history.terms).head == history.heads[6]
 
 
@@ -88,14 +89,14 @@ def test_proven_receipts_stay_to_be_shown_and_their_number_is_bounded(monkeypatc
         disk.write(log.on_acknowledged(history.acknowledge(seq), receipts_batch_max=2))
         if seq % 2 == 0:
             disk.write(log.on_ingested(log.next_submission(seq, history.payer.session_address)))
-            held = [row.receipt.body.seq for row in issued_receipts(disk.store, history.terms.channel)]
+            held = [row.body.seq for row in issued_receipts(disk.store, history.terms.channel)]
             assert held == list(range(max(1, seq - 2), seq + 1))
             again = ProviderLog.load(disk.store, history.terms)
             again.validate()
             assert again.head == history.heads[seq] and again.next_submission(9, history.payer.session_address) is None
     shown = issued_receipts(disk.store, history.terms.channel)
-    assert [(row.receipt, row.head) for row in shown] == [
-        (history.receipts[at], history.heads[at + 1].head) for at in (3, 4, 5)
+    assert [(row.body, row.signature, row.head) for row in shown] == [
+        (history.receipts[at].body, history.receipts[at].signature, history.heads[at + 1].head) for at in (3, 4, 5)
     ]
 
 
