@@ -26,9 +26,9 @@ TARGETS = {
     "speed": ("over-report",), "tokens": ("over-report",), "replay": ("resell",), "boast": ("boast",),
     "self-dealing": ("wash",), "overlap": ("wash", "over-report"), "amount": (), "equivocation": (),
 }  # fmt: skip
-FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0)
+FACTORS = (1.25, 1.5, 2.0, 3.0)
 SHOWN_FACTOR = 2.0
-PROVIDERS, GATEWAYS, DURATION_S, LOAD, SHARE = 40, 6, 600.0, 0.3, 0.1
+PROVIDERS, GATEWAYS, DURATION_S, LOAD, SHARE = 40, 6, 300.0, 0.3, 0.1
 QUICK_PROVIDERS, QUICK_DURATION_S = 12, 60.0
 
 

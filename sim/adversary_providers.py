@@ -134,11 +134,12 @@ class Resold(Around):
         try:
             async for piece in pieces:
                 taken.append(piece)
+                # Before the last piece leaves: whoever takes it reads no further.
+                if piece.done_reason and sum(one.tokens for one in taken) >= RESOLD_TOKENS and not self._stock:
+                    self._stock = taken
                 yield piece
         finally:
             await pieces.aclose()
-        if sum(piece.tokens for piece in taken) >= RESOLD_TOKENS and not self._stock:
-            self._stock = taken
 
 
 def put_around(node: ProviderNode, wrap: Any) -> None:

@@ -16,6 +16,8 @@ from quiver.values.evidence import Evidence
 
 # Fewer requests say nothing about a machine.
 REQUESTS_MIN = 5
+# One of so many is likely to have been alone.
+STREAMS_MIN = 10
 # Engines vary by request and stamps by milliseconds: a slot is surely held for this share of the least time.
 SURE_SHARE = 0.7
 
@@ -85,12 +87,12 @@ class Boast:
     """
 
     name: str = "boast"
-    threshold: float = 2.5
+    threshold: float = 3.0
 
     def score(self, history: History, now_ms: int) -> Evidence:
-        """0 without an offer, or with fewer than `REQUESTS_MIN` streams."""
+        """0 without an offer, or with fewer than `STREAMS_MIN` streams."""
         speeds = compute_stream_speeds(history)
-        fastest = max(speeds) if len(speeds) >= REQUESTS_MIN else 0.0
+        fastest = max(speeds) if len(speeds) >= STREAMS_MIN else 0.0
         return conclude(
             history, now_ms, detector=self.name, score=1 / fastest if fastest else 0.0, threshold=self.threshold,
             reasons=[f"the fastest of {len(speeds)} streams had {fastest:.0%} of the offered speed"],
