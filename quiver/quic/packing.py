@@ -118,6 +118,15 @@ class PackingConnection(StreamFrames):
                 self._streams_queue = [stream for stream in self._streams_queue if stream not in waiting]
                 self._streams_queue.extend(waiting)
 
+    def _write_stop_sending_frame(self, builder: Any, stream: QuicStream) -> None:
+        # aioquic's own way lacks what `_look_through_streams` says of blocked streams. The frame waits until there is leave.
+        if not stream.is_blocked:
+            super()._write_stop_sending_frame(builder=builder, stream=stream)
+
+    def _write_reset_stream_frame(self, builder: Any, stream: QuicStream) -> None:
+        if not stream.is_blocked:
+            super()._write_reset_stream_frame(builder=builder, stream=stream)
+
     def _look_through_streams(self) -> tuple[deque[QuicStream], list[QuicStream]]:
         """(those with frames to send, those with credit to give); the finished are forgotten."""
         busy: deque[QuicStream] = deque()
@@ -130,6 +139,9 @@ class PackingConnection(StreamFrames):
                     continue
             elif self._has_credit_to_give(stream):
                 granting.append(stream)
+            if stream.is_blocked:
+                # The peer has not given leave to open it: to name it, if only to reset it, would end the connection.
+                continue
             if not sender.buffer_is_empty or sender.reset_pending or receiver.stop_pending:
                 busy.append(stream)
         if finished:
@@ -151,7 +163,7 @@ class PackingConnection(StreamFrames):
                 self._write_stop_sending_frame(builder=builder, stream=stream)
             elif sender.reset_pending:
                 self._write_reset_stream_frame(builder=builder, stream=stream)
-            elif sender.buffer_is_empty or stream.is_blocked:
+            elif sender.buffer_is_empty:
                 busy.popleft()
             else:
                 unsent = sender._buffer_stop - sender.highest_offset

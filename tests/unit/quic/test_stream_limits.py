@@ -250,3 +250,21 @@ def test_a_peer_that_speaks_first_hears_of_the_stream_at_once():
         assert net.env.now - began_s == pytest.approx(0.04, abs=0.001)
 
     tell(story)
+
+
+def test_a_stream_given_up_while_it_waits_for_leave_to_open_breaks_nothing():
+    pair = Pair(limits=Limits(streams_max=2)).run()
+    streams = [pair.client.open(PROTOCOL, FRAMING) for _ in range(5)]
+    for stream in streams:
+        pair.client.write(stream, b"question")
+    pair.run(0.2)
+    for stream in streams[2:4]:
+        pair.client.reset(stream, 0)
+    pair.run(1.0)
+    assert not pair.server.is_closed and not pair.client.is_closed and pair.server.streams_open == 2
+    for stream in (*streams[:2], *pair.opened()):
+        (pair.client if stream.is_ours else pair.server).reset(stream, 0)
+    pair.run(1.0)
+    # Those that were given up have opened and ended too, so the last one has its turn.
+    assert [len(stream.frames) for stream in pair.opened()] == [0, 0, 1] and pair.server.streams_open == 1
+    assert not pair.server.is_closed
