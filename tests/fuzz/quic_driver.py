@@ -7,7 +7,7 @@ serves many inputs while it lives, because a handshake costs more than an input.
 from aioquic import tls
 from aioquic.quic.connection import QuicConnectionState
 
-from quiver.quic.events import Opened
+from quiver.quic.events import Closed, Opened
 from quiver.quic.limits import Limits
 from quiver.quic.rate import Rate
 from quiver.wire.framing import encode_frame
@@ -59,8 +59,7 @@ def one_input(data: bytes) -> None:
             pair.quics[0].stop_stream(stream_id, 0)
     pair.run(2.0)
     _look(pair)
-    if pair.server.is_closed:
-        assert pair.server.ending_reason or pair.client.ending_reason
+    assert len(pair.closed(pair.server)) == pair.server.is_closed
     for seen in pair.seen.values():
         seen.clear()
 
@@ -115,7 +114,7 @@ def _serve(pair: Pair) -> None:
                 pair.server.write(stream, frame)
         if stream.has_ended:
             pair.server.finish(stream)
-    pair.seen[pair.server] = [event for event in pair.seen[pair.server] if isinstance(event, Opened)]
+    pair.seen[pair.server] = [event for event in pair.seen[pair.server] if isinstance(event, Opened | Closed)]
 
 
 def _look(pair: Pair) -> None:

@@ -228,13 +228,29 @@ async def identify_bombs(target):
             await asyncio.sleep(0.005)
 
 
-async def bogus_records(target):
-    """10,000 provider records of keys nobody has, and values that no validator knows, as fast as they are answered."""
+async def questions(target):
+    """Small questions, a hundred at a time, as fast as they are answered or refused; again when the connection is closed."""
     host, _ = await target.link(Kind.QUIC)
+
+    async def flood():
+        while True:
+            try:
+                await host.rpc(target.peer, ECHO, Note(number=1), timeout_s=5)
+            except QuiverError:
+                # Alone in the process it would otherwise never let the connection hear of its end.
+                await asyncio.sleep(0.001)
+
+    ready()
+    await asyncio.gather(*(flood() for _ in range(100)))
+
+
+async def bogus_records(target):
+    """10,000 provider records of keys nobody has, and values that no validator knows, of ten peers as fast as they are answered."""
     numbers = iter(range(10_000))
-    me = PeerInfo(peer_id=host.peer_id, addresses=(quic_address("192.0.2.1", 4001),))
 
     async def tell():
+        host, _ = await target.link(Kind.QUIC)
+        me = PeerInfo(peer_id=host.peer_id, addresses=(quic_address("192.0.2.1", 4001),))
         for number in numbers:
             key = b"\x12\x20" + number.to_bytes(32, "big")
             await ask(host, target, KadMessage(type=KadType.ADD_PROVIDER, key=key, providers=(me,)))
@@ -260,7 +276,7 @@ ATTACKS = {
     attack.__name__: attack
     for attack in (
         initials, silent_sockets, stalled_handshakes, slow_proposals, slow_frames, resets, oversized, yamux_windows, pings,
-        identify_bombs, bogus_records,
+        identify_bombs, questions, bogus_records,
     )
 }  # fmt: skip
 
