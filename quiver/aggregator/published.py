@@ -27,7 +27,7 @@ PAGE_LEAVES = 1 << PAGE_LEVELS
 VERSION = 1
 
 
-class PublishedLeaf(msgspec.Struct, frozen=True, array_like=True):
+class PublishedLeaf(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line of a page: leaf and acknowledgement, which say the same."""
 
     provider: Address
@@ -102,34 +102,32 @@ class Publisher:
 
     def __init__(self, epoch: int, entries: Iterable[Entry]) -> None:
         self._epoch = epoch
-        self._entries = sorted(entries, key=lambda entry: (entry.provider, entry.leaf.channel))
-        if any(entry.leaf.epoch != epoch for entry in self._entries):
-            raise UsageError(f"an entry of another epoch among those of epoch {epoch}")
-        if len({entry.leaf.channel for entry in self._entries}) != len(self._entries):
+        self._leaves = sorted(map(self._line, entries), key=lambda leaf: (leaf.provider, leaf.channel))
+        if len({leaf.channel for leaf in self._leaves}) != len(self._leaves):
             raise UsageError(f"two entries of one channel in epoch {epoch}")
         self._lines: list[PageLine] = []
 
     def next_page(self) -> bytes | None:
         """The next page, None after the last."""
         start = len(self._lines) * PAGE_LEAVES
-        entries = self._entries[start : start + PAGE_LEAVES]
-        if not entries:
+        leaves = self._leaves[start : start + PAGE_LEAVES]
+        if not leaves:
             return None
-        data = _ENCODE([_line(entry) for entry in entries])
-        root = MerkleTree([hash_leaf(entry.leaf) for entry in entries]).root
-        first = entries[0]
-        self._lines.append(PageLine(first.provider, first.leaf.channel, root, name_of(data)))
+        data = _ENCODE(leaves)
+        root = MerkleTree([hash_leaf(leaf.leaf(self._epoch)) for leaf in leaves]).root
+        self._lines.append(PageLine(leaves[0].provider, leaves[0].channel, root, name_of(data)))
         return data
 
     def finish(self) -> Manifest:
         """After the last page."""
         root = MerkleTree([line.root for line in self._lines]).root
-        return Manifest(VERSION, self._epoch, root, len(self._entries), tuple(self._lines))
+        return Manifest(VERSION, self._epoch, root, len(self._leaves), tuple(self._lines))
 
-
-def _line(entry: Entry) -> PublishedLeaf:
-    leaf = entry.leaf
-    return PublishedLeaf(entry.provider, leaf.channel, leaf.cum, leaf.seq, leaf.head, entry.acknowledgement.signature)
+    def _line(self, entry: Entry) -> PublishedLeaf:
+        leaf, signature = entry.leaf, entry.acknowledgement.signature
+        if leaf.epoch != self._epoch:
+            raise UsageError(f"an entry of another epoch among those of epoch {self._epoch}")
+        return PublishedLeaf(entry.provider, leaf.channel, leaf.cum, leaf.seq, leaf.head, signature)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -8,7 +8,7 @@ A method checks, changes the window and returns the batch to commit; batches are
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +26,7 @@ CHANNELS_MAX = 1 << 20
 _NEXT_OPEN = b"next_open"
 
 
-class KnownChannel(msgspec.Struct, frozen=True, kw_only=True):
+class KnownChannel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Row of `aggregator_channels`: where a channel stands, and the epoch it was last active in."""
 
     head: ChannelHead
@@ -37,7 +37,7 @@ class KnownChannel(msgspec.Struct, frozen=True, kw_only=True):
     "The newest; both are missing in a row written before they were kept."
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Row of `aggregator_leaves`: a channel's last acknowledged state in an epoch."""
 
     leaf: Leaf
@@ -45,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     acknowledgement: Acknowledgement
 
 
-class KeptReceipt(msgspec.Struct, frozen=True, kw_only=True):
+class KeptReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Row of `aggregator_receipts`: the audit ledger. `head` is the channel's head after it."""
 
     receipt: SignedReceipt
@@ -70,6 +70,24 @@ class _Standing(NamedTuple):
     epoch: int
 
 
+class _Active(NamedTuple):
+    """What memory holds of a channel's entry in an open epoch: what it shares with others is held once."""
+
+    head: ChannelHead
+    provider: Address
+    signature: bytes
+
+    def entry(self, epoch: int, channel: ChannelId) -> Entry:
+        """As its row has it."""
+        at = self.head
+        return Entry(
+            leaf=Leaf(epoch=epoch, channel=channel, cum=at.cum, seq=at.seq, head=at.head), provider=self.provider,
+            acknowledgement=Acknowledgement(
+                channel=channel, seq=at.seq, cum=at.cum, head=at.head, signature=self.signature
+            ),
+        )  # fmt: skip
+
+
 HeadAt = Callable[[int, ChannelId, int], bytes | None]
 """(epoch, channel, seq) -> the kept head after that receipt, None when it is not kept."""
 
@@ -86,7 +104,7 @@ class Window:
         self._epoch_ms = params.epoch_ms
         self._channels: dict[ChannelId, _Standing] = {}
         self._of_provider: dict[bytes, list[ChannelId]] = {}
-        self._open: dict[int, dict[ChannelId, Entry]] = {}
+        self._open: dict[int, dict[ChannelId, _Active]] = {}
         self._next_open = 0
 
     @classmethod
@@ -100,10 +118,18 @@ class Window:
             self._channels[ChannelId(key)] = _Standing(known.head, known.epoch)
             # In key order, so each list is sorted.
             self._of_provider.setdefault(known.provider_key, []).append(ChannelId(key))
+        accounts: dict[Address, Address] = {}
         for key, row in store.scan(LEAVES):
             # By the leaves, not by the channels: these may have moved on to a newer epoch while an older one is still open.
             if (epoch := int.from_bytes(key[:8], "big")) >= self._next_open:
-                self._open.setdefault(epoch, {})[ChannelId(key[8:])] = _ENTRY.decode(row)
+                entry, known_as = _ENTRY.decode(row), self._channels.get(ChannelId(key[8:]))
+                leaf, provider = entry.leaf, accounts.setdefault(entry.provider, entry.provider)
+                if known_as is not None and known_as.epoch == epoch:
+                    head = known_as.head
+                else:
+                    head = ChannelHead(seq=leaf.seq, cum=leaf.cum, head=leaf.head)
+                active = _Active(head, provider, entry.acknowledgement.signature)
+                self._open.setdefault(epoch, {})[leaf.channel] = active
         return self
 
     @property
@@ -156,18 +182,17 @@ class Window:
             return Ingest(epoch=known.epoch, accepted=0, duplicates=skipped, head=known.head, batch=[self._put_next()])
         epoch = self.epoch_at(utc_ms)
         last = heads[-1]
-        leaf = Leaf(epoch=epoch, channel=state.channel, cum=last.cum, seq=last.seq, head=last.head)
-        entry = Entry(leaf=leaf, provider=state.provider, acknowledgement=ack)
+        active = _Active(last, state.provider, ack.signature)
         provider_key = receipts[-1].body.provider_key
         if known is None:
             insort(self._of_provider.setdefault(provider_key, []), state.channel)
         self._channels[state.channel] = _Standing(last, epoch)
         row = KnownChannel(head=last, epoch=epoch, provider_key=provider_key, acknowledgement=ack)
-        self._open.setdefault(epoch, {})[state.channel] = entry
+        self._open.setdefault(epoch, {})[state.channel] = active
         prefix = epoch_key(epoch) + state.channel
         batch: list[tuple[str, bytes, bytes | None]] = [
             (CHANNELS, state.channel, _ENCODE(row)),
-            (LEAVES, prefix, _ENCODE(entry)),
+            (LEAVES, prefix, _ENCODE(active.entry(epoch, state.channel))),
         ]
         for receipt, at in zip(receipts[skipped:], heads[skipped:], strict=True):
             kept = KeptReceipt(receipt=receipt, head=at.head)
@@ -201,12 +226,16 @@ class Window:
 
     def entries(self, epoch: int) -> list[Entry]:
         """Entries of an open epoch, in no particular order."""
-        return list(self._open.get(epoch, {}).values())
+        return [active.entry(epoch, channel) for channel, active in self._open.get(epoch, {}).items()]
 
-    def freeze(self, epoch: int) -> list[Entry]:
-        """From here on `epoch` and all before it never change in this life; `close` makes that durable."""
+    def freeze(self, epoch: int) -> Iterator[Entry]:
+        """From here on `epoch` and all before it never change in this life; `close` makes that durable.
+
+        Its entries are made one by one: a million at once are a gigabyte.
+        """
         self._next_open = max(self._next_open, epoch + 1)
-        return list(self._open.pop(epoch, {}).values())
+        taken = self._open.pop(epoch, {})
+        return (active.entry(epoch, channel) for channel, active in taken.items())
 
     def close(self, epoch: int) -> list[tuple[str, bytes, bytes | None]]:
         """From here on `epoch` and all before it never change."""
@@ -220,13 +249,10 @@ class Window:
         """Open entries agree with their channel, and none lies in a closed epoch."""
         for epoch, entries in self._open.items():
             assert epoch >= self._next_open, f"epoch {epoch} is closed but still has entries"
-            for channel, entry in entries.items():
+            for channel, active in entries.items():
                 known = self._channels[channel]
-                assert entry.leaf.epoch == epoch and entry.leaf.channel == channel
-                assert entry.leaf.seq <= known.head.seq and entry.leaf.cum <= known.head.cum
-                assert (entry.leaf.seq, entry.leaf.cum, entry.leaf.head) == (
-                    entry.acknowledgement.seq, entry.acknowledgement.cum, entry.acknowledgement.head,
-                )  # fmt: skip
+                assert active.head.seq <= known.head.seq and active.head.cum <= known.head.cum
+                assert active.head == known.head or epoch != known.epoch
 
 
 def epoch_key(epoch: int) -> bytes:

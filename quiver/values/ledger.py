@@ -10,7 +10,7 @@ from quiver.ids import Address, ChannelId
 from quiver.values.receipt import Acknowledgement
 
 
-class Leaf(msgspec.Struct, frozen=True, kw_only=True):
+class Leaf(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One channel's last acknowledged state in an epoch. Hashed bytes: docs/protocol.md, Leaf."""
 
     epoch: int
@@ -20,7 +20,7 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
     head: bytes
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
+class Proof(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """RFC 6962 inclusion proof: siblings from the leaf up."""
 
     index: int

@@ -1,4 +1,7 @@
-"""The two signatures money rests on: the provider's receipt and the payer's acknowledgement."""
+"""The two signatures money rests on: the provider's receipt and the payer's acknowledgement.
+
+Aggregators hold these by the million: they contain nothing that could close a cycle, so the collector need not visit them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import msgspec
 from quiver.ids import Address, ChannelId, ModelId, RequestId
 
 
-class ReceiptBody(msgspec.Struct, frozen=True, kw_only=True):
+class ReceiptBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one request added to a channel since its previous receipt. Signed bytes: docs/protocol.md, Receipt."""
 
     chain_id: int
@@ -33,14 +36,14 @@ class ReceiptBody(msgspec.Struct, frozen=True, kw_only=True):
     issued_ms: int
 
 
-class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True):
+class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A receipt body and the provider's Ed25519 signature over its digest."""
 
     body: ReceiptBody
     signature: bytes
 
 
-class ChannelHead(msgspec.Struct, frozen=True, kw_only=True):
+class ChannelHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a channel stands: after receipt `seq`, `cum` credits are owed and `head` binds the history."""
 
     seq: int = 0
@@ -48,7 +51,7 @@ class ChannelHead(msgspec.Struct, frozen=True, kw_only=True):
     head: bytes = bytes(32)
 
 
-class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
+class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The payer's session-key signature over one `ChannelHead`: covers all receipts up to `seq`."""
 
     channel: ChannelId
