@@ -18,6 +18,7 @@ import msgspec
 from quiver.errors import QuiverError, UsageError
 from quiver.live import config, process
 from quiver.live.arguments import API_KEY_VARIABLE, make_parser
+from quiver.live.settle_commands import run_earnings, run_settle, run_verify
 
 DEVNET_POLL_S = 0.2
 DEVNET_STOP_S = 10.0
@@ -222,6 +223,9 @@ _COMMANDS = {
     "client": run_client,
     "devnet": run_devnet,
     "p2p": run_p2p,
+    "settle": run_settle,
+    "earnings": run_earnings,
+    "verify": run_verify,
     "ollama-mock": run_mock,
 }
 
@@ -230,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of a command line."""
     parser = make_parser()
     given, rest = parser.parse_known_args(arguments)
-    if rest and given.command != "ollama-mock":
+    if rest and given.command not in ("ollama-mock", "verify"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.rest = rest
     try:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from quiver.live.p2p_arguments import add_p2p
+from quiver.live.settle_commands import add_settle
 
 FORMAT = argparse.RawDescriptionHelpFormatter
 API_KEY_VARIABLE = "QUIVER_API_KEY"
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_client(commands)
     _add_devnet(commands)
     add_p2p(commands)
+    add_settle(commands)
     # Its own parser reads the rest, its --help too.
     commands.add_parser(
         "ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model."

@@ -22,6 +22,7 @@ from quiver.live.libp2p.host import Kind
 from quiver.live.libp2p.kad_transport import KAD_IDS
 from quiver.live.membership import Mode
 from quiver.params import Params
+from quiver.settlement.claims import ClaimPolicy
 from quiver.values.peer import PeerInfo
 from quiver.wire import multiaddr
 
@@ -218,6 +219,31 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_fi
     http: Http = Http()
 
 
+class ClaimsSection(Section, frozen=True, kw_only=True):
+    """`[claims]`: when a provider takes its money. What a leaving payer owes is claimed whenever it is worth its cost."""
+
+    amount_min: Count = 1
+    "Credits; less is left to grow."
+    age_s_max: Positive = 86_400.0
+    "What has been due for this long is claimed however little it is, if it brings more than it costs."
+    worth_factor: Count = 10
+    "A claim that may wait brings at least this many times its cost."
+    cost_credits: NotNegative = 0
+    "What one claim costs beside gas."
+    wei_per_credit: NotNegative = 0
+    "Turns gas into credits; 0: gas is not counted."
+    gas_price_gwei_max: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    "While gas is dearer, claims that may wait do, up to `age_s_max`; 0: at any price."
+
+    def policy(self) -> ClaimPolicy:
+        """As the settler takes it."""
+        return ClaimPolicy(
+            amount_min=self.amount_min, age_s_max=self.age_s_max, worth_factor=self.worth_factor,
+            cost_credits=self.cost_credits, wei_per_credit=self.wei_per_credit,
+            gas_price_wei_max=round(self.gas_price_gwei_max * 10**9),
+        )  # fmt: skip
+
+
 class ProviderConfig(NodeConfig, frozen=True, kw_only=True, tag="provider", tag_field="role"):
     """A node that sells inference."""
 
@@ -230,6 +256,7 @@ class ProviderConfig(NodeConfig, frozen=True, kw_only=True, tag="provider", tag_
     queue_max: NotNegative = 16
     hardware: str = ""
     region: str = ""
+    claims: ClaimsSection = ClaimsSection()
 
 
 def load(path: str | Path, kind: type[T]) -> T:

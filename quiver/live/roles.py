@@ -81,7 +81,7 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
                 node.runtime, backend, served, slots=config.slots, queue_max=config.queue_max,
                 hardware=config.hardware, region=config.region,
             )  # fmt: skip
-            settler = Settler(node.runtime, service.channels, node.aggregator)
+            settler = Settler(node.runtime, service.channels, node.aggregator, policy=config.claims.policy())
             await service.start()
             note(
                 _log,

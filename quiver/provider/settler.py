@@ -20,6 +20,7 @@ from quiver.provider.watch import Asked
 from quiver.provider.watcher import Watcher
 from quiver.receipts.signatures import find_signer
 from quiver.runtime import Nursery, Runtime
+from quiver.settlement.accounts import NOBODY
 from quiver.settlement.channel import sessions_of
 from quiver.settlement.claims import (
     Claimable,
@@ -185,7 +186,7 @@ class Settler:
             self.watcher.on_commitment(SignedCommitment(commitment=answer.commitment, signature=answer.signature))
         try:
             kept = check_answer(answer, channel_id, epoch, posted.commitment)
-            if await self._signer(self.channels[channel_id].state, kept.acknowledgement) == _NOBODY:
+            if await self._signer(self.channels[channel_id].state, kept.acknowledgement) == NOBODY:
                 raise ReceiptMismatch("proof_other: the leaf's acknowledgement is by no key of its channel")
         except ReceiptMismatch:
             self.watcher.on_asked(channel_id, epoch, Asked.REFUSED)
@@ -201,12 +202,12 @@ class Settler:
         return is_promised or newest is None or newest.leaf.epoch < epoch
 
     async def _signer(self, state: ChannelState, ack: Acknowledgement) -> Address:
-        """Which of the channel's keys signed; `_NOBODY` if none did."""
+        """Which of the channel's keys signed; `NOBODY`, whose key nobody has, if none did."""
         ledger = self.runtime.ledger
         signer = await find_signer(
             self.runtime.verifier, ack, sessions_of(state), chain_id=ledger.chain_id, contract=ledger.contract
         )
-        return signer or _NOBODY
+        return signer or NOBODY
 
     # ---- claims
 
@@ -273,10 +274,6 @@ class Settler:
             signed_by=await self._signer(state, last) if rotated else None,
             committed_by=await self._signer(state, committed) if rotated and committed is not None else None,
         )  # fmt: skip
-
-
-# No key has this address.
-_NOBODY = Address(bytes(20))
 
 
 def _subject(claim: PlannedClaim) -> str:

@@ -45,8 +45,8 @@ def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[st
         "paid_credits": final.paid_credits,
         "quoted_credits": final.quoted_credits,
         # Nothing is owed for an empty answer, so nobody signed for one.
-        "receipt": None if receipt is None else {"body": _plain(receipt.body), "signature": receipt.signature.hex()},
-        "acknowledgement": None if ack is None else _plain(ack),
+        "receipt": None if receipt is None else {"body": plain(receipt.body), "signature": receipt.signature.hex()},
+        "acknowledgement": None if ack is None else plain(ack),
     }
 
 
@@ -126,7 +126,8 @@ def _check_acknowledgement(body: ReceiptBody, ack: Acknowledgement) -> Address:
     return address
 
 
-def _plain(value: msgspec.Struct) -> dict[str, Any]:
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """A flat value with its bytes in hex."""
     return {
         name: item.hex() if isinstance(item, bytes) else item for name, item in msgspec.structs.asdict(value).items()
     }
