@@ -31,6 +31,7 @@ from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace, note
 from quiver.live.membership import Membership, Mode
 from quiver.live.names import resolve_names, resolve_some
+from quiver.live.refusal_log import RefusalLog
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.live.stores.choice import open_store
 from quiver.quic.limits import Limits
@@ -88,6 +89,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
         )  # fmt: skip
         await transport.start()
         stack.push_async_callback(transport.close)
+        stack.callback(RefusalLog(transport.refused).close)
         transport.pin(aggregator)
         runtime = Runtime(
             clock=clock, transport=transport, store=store, signer=LiveSigner(keypair, pool), verifier=LiveVerifier(pool),
