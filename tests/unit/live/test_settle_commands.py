@@ -1,0 +1,230 @@
+"""`settle`, `earnings` and `verify` on the files of nodes that run, with credits counted by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quiver.live.__main__ import main
+from quiver.live.client import verify_bundle
+from quiver.settlement.earnings import NUMBERS
+from tests.unit.live.money import ANSWER, BODY, MAX_TOKENS, MODEL, money, request_id
+
+VERIFIER = Path(verify_bundle.__file__)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    with money(tmp_path_factory.mktemp("money")) as made:
+        yield made
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def run_json(capsys, *arguments):
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_both_ends_see_the_channel(story, capsys):
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))
+    assert line["channel"] == story.channel.hex() and line["other"] == "0x" + story.keys["gateway"].account.hex()
+    assert {name: line[name] for name in ("locked", "paid", "served", "acknowledged", "due", "proven_epoch")} == {
+        "locked": 1_000, "paid": 0, "served": 650, "acknowledged": 600, "due": 600, "proven_epoch": 0,
+    }  # fmt: skip
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("gateway"))
+    assert (line["served"], line["acknowledged"]) == (600, 600)
+
+
+def test_earnings_before_and_after_a_claim(story, capsys):
+    before = run_json(capsys, "earnings", "--config", story.config("provider"))
+    (row,) = before["rows"]
+    assert {name: row[name] for name in ("served", "owed", "acknowledged", "claimed", "unclaimed", "at_risk", "net")} == {
+        "served": 650, "owed": 50, "acknowledged": 600, "claimed": 0, "unclaimed": 600, "at_risk": 50, "net": 0,
+    }  # fmt: skip
+    code, out, _ = run(capsys, "earnings", "--config", story.config("provider"), "--by", "model", "--csv")
+    (row,) = csv.DictReader(out.splitlines())
+    assert code == 0 and row["key"] == MODEL.hex() and row["served"] == "650" and set(NUMBERS) < set(row)
+    code, out, _ = run(capsys, "earnings", "--config", story.config("provider"), "--by", "day")
+    assert code == 0 and "2024-10-04" in out and "650" in out
+    assert run_json(capsys, "earnings", "--config", story.config("provider"), "--since", "2024-10-05")["rows"] == []
+    (done,) = run_json(capsys, "settle", "claim", "--config", story.config("provider"))
+    assert done == {"sent": "Claim", "credits": 600, "channels": 1}
+    assert run_json(capsys, "settle", "claim", "--config", story.config("provider")) == []
+    (row,) = run_json(capsys, "earnings", "--config", story.config("provider"))["rows"]
+    assert (row["claimed"], row["unclaimed"], row["net"]) == (600, 0, 600)
+    (row,) = run_json(capsys, "earnings", "--config", story.config("gateway"), "--by", "peer")["rows"]
+    assert row["key"].startswith("12D3KooW") and (row["served"], row["claimed"], row["net"]) == (600, 600, -600)
+
+
+def test_a_gateway_leaves_and_a_provider_sees_it(story, capsys):
+    code, out, _ = run(
+        capsys, "settle", "exit", "--config", story.config("gateway"), "--channel", story.channel.hex(), "--json"
+    )
+    assert code == 0 and "exit requested" in out
+    code, out, _ = run(
+        capsys, "settle", "exit", "--config", story.config("gateway"), "--channel", story.channel.hex(), "--json"
+    )
+    assert code == 0 and "may finish in" in out
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))
+    assert line["exit_at_ms"] is not None
+
+
+def test_nothing_is_contested(story, capsys):
+    assert run_json(capsys, "settle", "dispute", "--config", story.config("provider"), "--act") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["settle", "claim", "--config", "gateway"], "only a provider claims"),
+        (["settle", "status", "--config", "aggregator"], "only a provider and a gateway have channels"),
+        (["settle", "exit", "--config", "gateway", "--channel", "00" * 32], "is not paid for by this node"),
+        (["settle", "exit", "--config", "gateway", "--channel", "zz"], "write 64 hex digits"),
+        (["settle", "prove", "--config", "provider", "--request", "ff" * 16], "no receipt of request"),
+        (["settle", "prove", "--config", "provider", "--request", "00" * 15 + "04"], "no receipt of request"),
+        (["earnings", "--config", "provider", "--since", "yesterday"], "write a day as 2026-01-31"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_code_2(story, capsys, arguments, message):
+    given = [story.config(word) if word in ("provider", "gateway", "aggregator") else word for word in arguments]
+    code, _, err = run(capsys, *given)
+    (line,) = err.splitlines()
+    assert code == 2 and message in line
+
+
+# ---- proofs
+
+
+@pytest.fixture
+def bundle(story, tmp_path, capsys):
+    """(file, its object) of the second request: one receipt before it, one after."""
+    path = tmp_path / "bundle.json"
+    code, out, err = run(
+        capsys, "settle", "prove", "--config", story.config("provider"), "--request", request_id(2).hex(),
+        "--max-tokens", MAX_TOKENS, "--out", path,
+    )  # fmt: skip
+    assert code == 0 and "verify" in out, err
+    return path, json.loads(path.read_text())
+
+
+def isolated(tmp_path, *arguments):
+    """The verifier in an interpreter that finds its file, PyNaCl and coincurve, and nothing else of ours or others'."""
+    alone = tmp_path / "alone"
+    if not alone.exists():
+        alone.mkdir()
+        (alone / "verify_bundle.py").write_bytes(VERIFIER.read_bytes())
+        packages = Path(sys.modules["coincurve"].__file__).parents[1]
+        for name in ("coincurve", "nacl", "cffi", "pycparser", "_cffi_backend*"):
+            for found in packages.glob(name):
+                (alone / found.name).symlink_to(found)
+        (alone / "check.py").write_text(
+            "import importlib.util, runpy, sys\n"
+            "assert importlib.util.find_spec('quiver') is None and importlib.util.find_spec('msgspec') is None\n"
+            "sys.argv = ['verify_bundle.py', *sys.argv[1:]]\n"
+            "runpy.run_path('verify_bundle.py', run_name='__main__')\n"
+        )
+    done = subprocess.run(
+        # No site-packages, no environment: what is importable is what lies in this directory.
+        [sys.executable, "-S", "-E", "check.py", *map(str, arguments)], cwd=alone, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_verifier_is_one_short_file_that_runs_alone(story, bundle, tmp_path):
+    assert len(VERIFIER.read_text().splitlines()) <= 120
+    path, _ = bundle
+    (tmp_path / "request").write_bytes(BODY)
+    (tmp_path / "response").write_text(ANSWER)
+    session = "0x" + story.keys["gateway"].session_address.hex()
+    code, said = isolated(
+        tmp_path, path, "--root", story.commitment.root.hex(), "--request", tmp_path / "request", "--response",
+        tmp_path / "response", "--session", session,
+    )  # fmt: skip
+    assert (code, said.strip()) == (0, f"holds: receipt, request, response, acknowledged by {session}, under this root")
+    (tmp_path / "response").write_text(ANSWER + "!")
+    code, said = isolated(tmp_path, path, "--root", story.commitment.root.hex(), "--response", tmp_path / "response")
+    assert code == 1 and "response_hash" in said
+
+
+def test_the_command_runs_the_same_verifier(story, bundle, capsys):
+    code, out, _ = run(capsys, "verify", bundle[0], "--root", "0x" + story.commitment.root.hex())
+    assert code == 0 and out.startswith("holds: receipt, acknowledged by 0x")
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--root", "00" * 32], "proof_root"),
+        (["--session", "0x" + "00" * 20], "ack_signature"),
+        (["--request", "{other}"], "request_hash"),
+        (["--response", "{other}"], "response_hash"),
+    ],
+)
+def test_another_root_session_request_or_response_is_named(story, bundle, tmp_path, capsys, options, name):
+    (tmp_path / "other").write_bytes(b"other")
+    given = [option.format(other=tmp_path / "other") for option in options]
+    root = [] if "--root" in options else ["--root", story.commitment.root.hex()]
+    code, out, _ = run(capsys, "verify", bundle[0], *root, *given)
+    assert code == 1 and name in out
+
+
+def _paths(value, path=()):
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _paths(inner, (*path, name))
+    else:
+        yield path
+
+
+def test_no_field_of_a_bundle_can_be_changed(story, bundle, tmp_path, capsys):
+    path, good = bundle
+    session = "0x" + story.keys["gateway"].session_address.hex()
+    (tmp_path / "request").write_bytes(BODY)
+    changed = 0
+    for place in _paths(good):
+        if place[0] == "commitment" or place == ("proof", "count"):
+            # Told for whoever looks the root up; the path alone decides.
+            continue
+        forged = json.loads(path.read_text())
+        holder = forged
+        for name in place[:-1]:
+            holder = holder[name]
+        value = holder[place[-1]]
+        holder[place[-1]] = value ^ 1 if isinstance(value, int) else f"{int(value[0], 16) ^ 1:x}{value[1:]}"
+        other = tmp_path / "forged.json"
+        other.write_text(json.dumps(forged))
+        code, out, _ = run(
+            capsys, "verify", other, "--root", story.commitment.root.hex(), "--session", session,
+            "--request", tmp_path / "request",
+        )  # fmt: skip
+        assert code == 1, f"{place}: {out}"
+        changed += 1
+    assert changed >= 25
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt": null, "max_tokens": 1}', '{"receipt": {"body": {}}}'])
+def test_what_is_no_bundle_is_refused(tmp_path, capsys, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    code, out, _ = run(capsys, "verify", path, "--root", "00" * 32)
+    assert code == 1 and out.startswith("does not hold")
+
+
+def test_its_keccak_is_ethereums():
+    from Crypto.Hash import keccak
+
+    for size in (0, 1, 64, 133, 134):
+        data = bytes(range(size))
+        assert verify_bundle.keccak256(data) == keccak.new(data=data, digest_bits=256).digest()
