@@ -6,7 +6,7 @@ from quiver.errors import SettlementError, Unavailable
 from quiver.ids import Address
 from quiver.live.chain.answers import read_refusal
 from quiver.live.chain.fees import GWEI, Market
-from quiver.live.chain.rpc_client import Rpc, RpcError
+from quiver.live.chain.rpc_client import Request, Rpc, RpcError
 
 # Storage that another transaction of the block before ours warms or clears may change the bill.
 _GAS_MARGIN_PERCENT = 125
@@ -20,7 +20,15 @@ def describe(sender: Address, to: Address | None, calldata: bytes, value: int) -
 
 async def estimate_gas(rpc: Rpc, asked: dict[str, str]) -> int:
     """Gas with a margin, on top of what is pending; `SettlementError` by the contract's own reason if it would be refused."""
-    outcome, gas = await rpc.batch([("eth_call", (asked, "pending")), ("eth_estimateGas", (asked, "pending"))])
+    requests: list[Request] = [("eth_call", (asked, "pending")), ("eth_estimateGas", (asked, "pending"))]
+    if "to" in asked:
+        requests.append(("eth_getCode", (asked["to"], "latest")))
+    outcome, gas, *code = await rpc.batch(requests)
+    if code == ["0x"]:
+        # A call to nobody succeeds, and coin sent along is gone.
+        raise Unavailable(
+            f"chain {rpc.chain_id} has no contract at {asked['to']}: was it set up again?", retry_after_s=10.0
+        )
     for answer in (outcome, gas):
         if isinstance(answer, RpcError):
             raise explain(answer)

@@ -91,7 +91,6 @@ class Mirror:
                 "correct [aggregator] account or [params], or name another contract"
             )
         self.token, self.unit, self.stake = Address(bytes.fromhex(held[1][2:])), held[2], terms.stake
-        self.rpc.contract = self.contract
 
     @property
     def _address(self) -> str:
@@ -134,6 +133,11 @@ class Mirror:
     async def _is_still_there(self) -> bool:
         """False if the chain holds another block in place of our last one; a node that lags behind says nothing."""
         block = await self._block(self.state.number)
+        if block is None and await self.rpc.call("eth_getCode", self._address, "latest") == "0x":
+            raise Unavailable(
+                f"chain {self.rpc.chain_id} was set up again without the contract {self._address}: correct [chain]",
+                retry_after_s=10.0,
+            )
         return block is None or block["hash"] == self.state.hash
 
     def _report(self) -> None:

@@ -17,7 +17,6 @@ from web3 import AsyncHTTPProvider
 from web3.types import RPCEndpoint
 
 from quiver.errors import Unavailable, UsageError
-from quiver.ids import Address
 
 REQUEST_TIMEOUT_S = 10.0
 # Nodes refuse larger batches; public ones often at 100.
@@ -64,8 +63,6 @@ class Rpc:
         if not urls:
             raise UsageError('[chain] rpc names no node: give the URL of one, as in rpc = ["http://127.0.0.1:8545"]')
         self.chain_id = chain_id
-        self.contract: Address | None = None
-        "Once it is known: a node without it, as one that was set up again, is not believed."
         self._nodes = [
             AsyncHTTPProvider(
                 url,
@@ -145,11 +142,6 @@ class Rpc:
             raise OSError(str(found))
         if int(found, 16) != self.chain_id:
             raise _WrongChain(f"serves chain {int(found, 16)}, not {self.chain_id}")
-        if self.contract is not None:
-            address = "0x" + self.contract.hex()
-            (code,) = await self._post(number, [("eth_getCode", (address, "latest"))])
-            if code == "0x":
-                raise _WrongChain(f"serves a chain {self.chain_id} without the contract {address}")
         self._checked.add(number)
 
     async def _post(self, number: int, requests: Sequence[Request]) -> list[Any]:
