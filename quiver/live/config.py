@@ -257,6 +257,12 @@ class ProviderConfig(NodeConfig, frozen=True, kw_only=True, tag="provider", tag_
     hardware: str = ""
     region: str = ""
     claims: ClaimsSection = ClaimsSection()
+    payout: str = ""
+    "Account that channels pay, 0x and 40 hex digits; its key belongs elsewhere. Empty: the node's own account."
+
+    def payout_account(self, *, where: str) -> Address | None:
+        """None for the node's own."""
+        return parse_account(self.payout, where=f"{where}: payout") if self.payout else None
 
 
 def load(path: str | Path, kind: type[T]) -> T:

@@ -79,9 +79,12 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
         async with opened(config, path) as node:
             service = ProviderService(
                 node.runtime, backend, served, slots=config.slots, queue_max=config.queue_max,
-                hardware=config.hardware, region=config.region,
+                hardware=config.hardware, region=config.region, payout=config.payout_account(where=str(path)),
             )  # fmt: skip
-            settler = Settler(node.runtime, service.channels, node.aggregator, policy=config.claims.policy())
+            settler = Settler(
+                node.runtime, service.channels, node.aggregator, policy=config.claims.policy(),
+                payout=config.payout_account(where=str(path)),
+            )  # fmt: skip
             await service.start()
             note(
                 _log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quiver.identity import signing
-from quiver.ids import ModelId, PeerId
+from quiver.ids import Address, ModelId, PeerId
 from quiver.provider.admission import SlotAdmission
 from quiver.provider.generation import next_generation
 from quiver.provider.models import ServedModel
@@ -17,7 +17,8 @@ class OfferDesk:
     """Call `start` once, then `run` beside it."""
 
     def __init__(
-        self, runtime: Runtime, models: Mapping[ModelId, ServedModel], admission: SlotAdmission, *, hardware: str, region: str
+        self, runtime: Runtime, models: Mapping[ModelId, ServedModel], admission: SlotAdmission, *, hardware: str, region: str,
+        payout: Address | None = None,
     ) -> None:  # fmt: skip
         self.generation = 0
         "Of this life of the node: an offer of a life before is outdated at once."
@@ -27,6 +28,7 @@ class OfferDesk:
         self._admission = admission
         self._hardware = hardware
         self._region = region
+        self._payout = payout or runtime.signer.account
 
     async def start(self) -> None:
         """Raise the durable generation, then sign."""
@@ -49,7 +51,7 @@ class OfferDesk:
                 provider=runtime.signer.peer_id, public_key=runtime.signer.public_key, model=model,
                 name=served.installed.name, prompt_price=served.price.prompt, completion_price=served.price.completion,
                 minimum_credits=served.price.minimum_credits, hardware=self._hardware, slots=self._admission.slots,
-                prefill_tps=served.prefill_tps, decode_tps=served.decode_tps, payout=runtime.signer.account,
+                prefill_tps=served.prefill_tps, decode_tps=served.decode_tps, payout=self._payout,
                 chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, generation=self.generation,
                 expires_ms=expires_ms,
             )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 from quiver import trace
 from quiver.errors import BadSignature, PeerError, WireCode
 from quiver.identity import signing
-from quiver.ids import ChannelId, PeerId
+from quiver.ids import Address, ChannelId, PeerId
 from quiver.ports import Stream
 from quiver.provider.channel import ProviderChannel
 from quiver.provider.metering import Meter
@@ -18,17 +18,22 @@ from quiver.receipts.signatures import sign_receipt, verify_acknowledgement
 from quiver.runtime import Runtime
 from quiver.settlement.channel import session_at
 from quiver.values.frames import AckFrame, Authorise, Open
+from quiver.values.ledger import ChannelState
 from quiver.values.receipt import Acknowledgement, SignedReceipt
 
 
 def load_channel(
-    runtime: Runtime, channels: dict[ChannelId, ProviderChannel], channel_id: ChannelId
+    runtime: Runtime,
+    channels: dict[ChannelId, ProviderChannel],
+    channel_id: ChannelId,
+    *,
+    payout: Address | None = None,
 ) -> ProviderChannel:
     """The one object of a channel in this life of the node, read back from the store when it is first asked for."""
     channel = channels.get(channel_id)
     if channel is None:
         state = runtime.ledger.channel(channel_id)
-        if state is None or state.provider != runtime.signer.account:
+        if state is None or not is_ours(runtime, state, payout):
             raise PeerError("the ledger has no such channel to us", wire_code=WireCode.NOT_AUTHORISED)
         terms = ChannelTerms(
             chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, channel=channel_id,
@@ -39,11 +44,17 @@ def load_channel(
     return channel
 
 
+def is_ours(runtime: Runtime, state: ChannelState, payout: Address | None) -> bool:
+    """Whether a channel pays the payout account, or the node's own: what was opened before the operator named another."""
+    return state.provider in (payout, runtime.signer.account)
+
+
 class Payers:
     """Channels are read back from the store when they are first asked for."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, payout: Address | None = None) -> None:
         self.channels: dict[ChannelId, ProviderChannel] = {}
+        self._payout = payout
         self._runtime = runtime
 
     async def authorise(self, peer: PeerId, frame: Authorise) -> ProviderChannel:
@@ -57,7 +68,7 @@ class Payers:
 
         if state is None or state.closed:
             raise refuse("no such channel on the ledger, or it is closed")
-        if state.provider != runtime.signer.account or frame.provider != runtime.signer.peer_id:
+        if not is_ours(runtime, state, self._payout) or frame.provider != runtime.signer.peer_id:
             raise refuse("the channel pays another provider")
         session = session_at(state, runtime.clock.utc_ms())
         if frame.gateway != peer or frame.payer != state.payer or frame.session != session:
@@ -73,7 +84,7 @@ class Payers:
                 peer_id=peer,
                 wire_code=WireCode.NOT_AUTHORISED,
             )
-        channel = load_channel(runtime, self.channels, frame.channel)
+        channel = load_channel(runtime, self.channels, frame.channel, payout=self._payout)
         channel.state = state
         # An older one is known, and may be by a key that counts no more.
         if frame.last is not None and frame.last.seq > channel.log.acknowledged.seq:
@@ -115,7 +126,7 @@ class Payers:
         """Handler of the acknowledgements' protocol."""
         while (frame := await stream.receive()) is not None:
             assert isinstance(frame, AckFrame)
-            channel = load_channel(self._runtime, self.channels, frame.acknowledgement.channel)
+            channel = load_channel(self._runtime, self.channels, frame.acknowledgement.channel, payout=self._payout)
             await self._on_acknowledgement(stream.peer_id, channel, frame.acknowledgement)
         stream.finish()
 

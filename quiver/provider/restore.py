@@ -24,13 +24,13 @@ DONE = ("provider_meta", b"restored")
 PAGES_MAX = 4096
 
 
-def load_known(runtime: Runtime, channels: dict[ChannelId, ProviderChannel]) -> None:
+def load_known(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], *, payout: Address) -> None:
     """Every open channel of the store is looked after, whether or not its payer comes back in this life of the node."""
     for terms in provider_channels(runtime.store):
         if terms.channel not in channels:
             state = runtime.ledger.channel(terms.channel)
             if state is not None and not state.closed:
-                _load(runtime, channels, terms.channel)
+                _load(runtime, channels, terms.channel, payout)
 
 
 async def restore(
@@ -42,7 +42,7 @@ async def restore(
     try:
         # A provider nobody has ever opened a channel to has lost nothing.
         if _was_paid_before(runtime, payout):
-            await _ask(runtime, channels, aggregator)
+            await _ask(runtime, channels, aggregator, payout)
         await runtime.store.commit([(*DONE, b"1")])
     except QuiverError:
         return False
@@ -52,13 +52,16 @@ async def restore(
 def _was_paid_before(runtime: Runtime, payout: Address) -> bool:
     cursor = 0
     while events := runtime.ledger.events(cursor):
-        if any(isinstance(event.transaction, OpenChannel) and event.transaction.provider == payout for event in events):
+        own = (payout, runtime.signer.account)
+        if any(isinstance(event.transaction, OpenChannel) and event.transaction.provider in own for event in events):
             return True
         cursor = events[-1].index + 1
     return False
 
 
-async def _ask(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], aggregator: PeerId) -> None:
+async def _ask(
+    runtime: Runtime, channels: dict[ChannelId, ProviderChannel], aggregator: PeerId, payout: Address
+) -> None:
     params = runtime.params
     stream = await runtime.transport.open(aggregator, RECEIPTS, timeout_s=params.dial_timeout_s)
     try:
@@ -70,7 +73,7 @@ async def _ask(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], agg
             if not isinstance(answer, HeadsAnswer):
                 raise PeerError("an aggregator must answer AskHeads with HeadsAnswer", peer_id=aggregator)
             for ack in answer.acknowledgements:
-                await take(runtime, channels, ack)
+                await take(runtime, channels, ack, payout=payout)
             if not answer.more or not answer.acknowledgements:
                 break
             after = answer.acknowledgements[-1].channel
@@ -80,9 +83,11 @@ async def _ask(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], agg
         raise
 
 
-async def take(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], ack: Acknowledgement) -> None:
+async def take(
+    runtime: Runtime, channels: dict[ChannelId, ProviderChannel], ack: Acknowledgement, *, payout: Address
+) -> None:
     """A genuine acknowledgement is worth money whoever hands it over; anything else is nothing."""
-    channel = _load(runtime, channels, ack.channel)
+    channel = _load(runtime, channels, ack.channel, payout)
     if channel is None:
         return
     ledger = runtime.ledger
@@ -105,10 +110,10 @@ async def take(runtime: Runtime, channels: dict[ChannelId, ProviderChannel], ack
 
 
 def _load(
-    runtime: Runtime, channels: dict[ChannelId, ProviderChannel], channel_id: ChannelId
+    runtime: Runtime, channels: dict[ChannelId, ProviderChannel], channel_id: ChannelId, payout: Address
 ) -> ProviderChannel | None:
     try:
-        return load_channel(runtime, channels, channel_id)
+        return load_channel(runtime, channels, channel_id, payout=payout)
     except PeerError:
         # Of another chain, or another payout account: the ledger says it pays somebody else.
         return None

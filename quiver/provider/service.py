@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from quiver.ids import ChannelId, ModelId
+from quiver.ids import Address, ChannelId, ModelId
 from quiver.ports import InferenceBackend, Stream
 from quiver.provider.admission import SlotAdmission
 from quiver.provider.channel import ProviderChannel
@@ -31,13 +31,15 @@ class ProviderService:
         queue_max: int = 16,
         hardware: str = "",
         region: str = "",
+        payout: Address | None = None,
     ) -> None:
+        """`payout` is the account channels pay; None: the node's own. Its key needs not be on this machine."""
         self.runtime = runtime
         self.backend = backend
         self.models: dict[ModelId, ServedModel] = {served.installed.model: served for served in models}
         self.admission = SlotAdmission(slots=slots, queue_max=queue_max)
-        self.desk = OfferDesk(runtime, self.models, self.admission, hardware=hardware, region=region)
-        self._payers = Payers(runtime)
+        self.desk = OfferDesk(runtime, self.models, self.admission, hardware=hardware, region=region, payout=payout)
+        self._payers = Payers(runtime, payout=payout)
 
     @property
     def channels(self) -> dict[ChannelId, ProviderChannel]:

@@ -113,7 +113,7 @@ class Settler:
         async with self._claiming:
             try:
                 if not self._known:
-                    load_known(self.runtime, self.channels)
+                    load_known(self.runtime, self.channels, payout=self._payout)
                     self._known = True
                 await self._claim()
                 await self.watcher.look()

@@ -12,7 +12,10 @@ import pytest
 
 from quiver import trace
 from quiver.errors import SettlementError
+from quiver.ids import Address
 from quiver.provider.restore import DONE, take
+from quiver.provider.service import ProviderService
+from quiver.provider.settler import Settler
 from quiver.settlement.claims import ClaimPolicy
 from quiver.trace import LedgerMoved
 from quiver.values.frames import AskHeads, HeadsAnswer
@@ -226,6 +229,36 @@ def test_what_no_aggregator_commits_is_claimed_directly_once_it_is_old():
     Stage().play(story)
 
 
+def test_channels_pay_the_payout_account_and_those_of_before_are_still_served_and_claimed():
+    cold = Address(b"\x99" * 20)
+
+    async def story(stage):
+        await stage.ask()
+        await stage.clock.sleep(1.0)
+        # The operator names a payout account, and starts the node again.
+        node = stage.providers[0]
+        node.crash()
+        node.revive()
+        service = ProviderService(
+            node.runtime, node.service.backend, node.served, slots=2, queue_max=2, payout=cold
+        )  # fmt: skip
+        node.service, node.settler = (
+            service,
+            Settler(node.runtime, service.channels, stage.aggregator.peer_id, payout=cold),
+        )
+        await node.start([], announce=False)
+        await stage.clock.sleep(EPOCH_S)
+        assert paid(stage) == 6_000
+        await stage.clock.sleep(stage.params.discovery_refresh_s)
+        await stage.gateway.service.pool.prepare(MODEL)
+        assert isinstance((await stage.ask(2))[-1], Final)
+        await stage.clock.sleep(2 * EPOCH_S)
+        states = {state.provider: state.paid for state in stage.contract.channel_states()}
+        assert states == {node.signer.account: 6_000, cold: 6_000} and stage.contract.balance(cold) == 6_000
+
+    Stage().play(story)
+
+
 def test_with_an_empty_disk_and_no_payer_it_learns_from_the_aggregator_what_it_is_owed():
     async def story(stage):
         await stage.ask()
@@ -276,7 +309,7 @@ def test_what_the_aggregator_knows_is_claimed_though_a_payer_came_first_and_told
         channel = stage.channel()
         assert channel.log.acknowledged.seq > 0 and channel.log.last != genuine
         before = paid(stage)
-        await take(node.runtime, node.service.channels, genuine)
+        await take(node.runtime, node.service.channels, genuine, payout=node.signer.account)
         assert paid(stage) == max(before, 6_000) == 6_000
 
     Stage().play(story)
