@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import rows_gas, rows_live, rows_loop, rows_makers, rows_quic, rows_worlds
+from tests.bench import rows_gas, rows_live, rows_loop, rows_makers, rows_quic, rows_settlement, rows_worlds
 from tests.bench.report import Machine, Row, compute_interval, make_report
 
 GROUPS: dict[str, Callable[..., list[Row]]] = {
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[..., list[Row]]] = {
     "quic": rows_quic.rows,
     "live": rows_live.rows,
     "makers": rows_makers.rows,
+    "settlement": rows_settlement.rows,
     "requests": rows_worlds.request_rows,
     "kademlia": rows_worlds.kademlia_rows,
     "kademlia-encoded": rows_worlds.kademlia_encoded_rows,

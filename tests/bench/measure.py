@@ -1,4 +1,4 @@
-"""CPU time of this process, in turns with a peer; and of worlds that run in a fresh process each."""
+"""CPU time and memory of this process, in turns with a peer; and of worlds that run in a fresh process each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # A world of the largest row takes a minute or two; a machine that does other work may take several times that.
@@ -40,10 +41,18 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def in_fresh_process(world: str, **arguments: Any) -> dict[str, Any]:
-    """What `tests.bench.worlds.<world>(**arguments)` returns in an interpreter of its own."""
+def peak_rss_bytes() -> int:
+    """High-water mark of this program alone: `ru_maxrss` would include the parent's from before exec. Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM line: run the benchmarks on Linux")
+
+
+def in_fresh_process(world: str, *, module: str = "tests.bench.worlds", **arguments: Any) -> dict[str, Any]:
+    """What `<module>.<world>(**arguments)` returns in an interpreter of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.worlds", world, json.dumps(arguments)],
+        [sys.executable, "-m", module, world, json.dumps(arguments)],
         stdout=subprocess.PIPE, text=True, check=True, timeout=CHILD_TIMEOUT_S,
     )  # fmt: skip
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

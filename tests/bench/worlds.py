@@ -5,34 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from sim.kademlia import run_kademlia
 from sim.scenario import Scenario
 from sim.workload import poisson
 from sim.world import World
+from tests.bench.measure import peak_rss_bytes
 
 RATE_RPS = 2000.0
 
 
-def _peak_rss_bytes() -> int:
-    """High-water mark of this program alone: `ru_maxrss` would include the parent's from before exec. Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmHWM line: run the benchmarks on Linux")
-
-
 def kademlia(*, nodes: int, encoded: bool) -> dict[str, Any]:
     """Joins, then as many lookups; memory is counted beyond what the imported modules take."""
-    imported = _peak_rss_bytes()
+    imported = peak_rss_bytes()
     began = time.process_time()
     result = run_kademlia(nodes, nodes, encoded=encoded)
     cpu_s = time.process_time() - began
     return {
         "messages_per_cpu_s": result.frames / cpu_s, "found": result.found / result.lookups, "messages": result.frames,
-        "rss_bytes": _peak_rss_bytes() - imported, "cpu_s": cpu_s, "digest": result.digest,
+        "rss_bytes": peak_rss_bytes() - imported, "cpu_s": cpu_s, "digest": result.digest,
     }  # fmt: skip
 
 

@@ -16,8 +16,7 @@ from quiver.ports import Batch
 
 # Batches that may wait for the writer; a caller beyond that waits for room.
 PENDING_MAX = 4096
-# Batches in one transaction, and rows after which no further batch joins it: bounds how long one fsync group holds the disk.
-GROUP_MAX = 1024
+# Rows after which no further batch joins a transaction: bounds how long one group holds the disk.
 GROUP_ROWS_MAX = 1 << 15
 
 Write = Callable[[Sequence[Batch]], None]
@@ -95,9 +94,10 @@ class GroupCommit:
     def _take_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
         rows = 0
-        while self._pending and len(group) < GROUP_MAX and rows < GROUP_ROWS_MAX:
+        while self._pending and rows < GROUP_ROWS_MAX:
             group.append(self._pending.popleft())
-            rows += len(group[-1][0])
+            # An empty batch is not for nothing: it takes its turn.
+            rows += 1 + len(group[-1][0])
         return group
 
     def _settle(self, group: list[_Waiting], failure: str | None) -> None:
