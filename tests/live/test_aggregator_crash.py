@@ -24,7 +24,7 @@ from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
 from quiver.live.config import parse_account, parse_peer
-from quiver.live.devnet import free_ports, make_environment
+from quiver.live.devnet import make_environment
 from quiver.live.init import init_network
 from quiver.live.stores.postgres import PostgresStore
 from quiver.live.stores.postgres_url import schema_of
@@ -220,8 +220,23 @@ async def read_receipts(make_store):
         await store.close()
 
 
+def find_quiet_ports(count):
+    """Ports nobody has, and none that the kernel gives to others while a killed process has let go of them."""
+    ports = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+            try:
+                udp.bind(("127.0.0.1", port))
+                tcp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+    return ports
+
+
 def kill_and_check(tmp_path, kind, kills, rng):
-    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2, socket.SOCK_DGRAM), strict=True))
+    ports = dict(zip(("bootstrap_port", "aggregator_port"), find_quiet_ports(2), strict=True))
     network = init_network(tmp_path, name="net", host="127.0.0.1", params=Params(epoch_ms=EPOCH_MS), **ports)
     keys = keyfile.load(tmp_path / "aggregator.key")
     with running_server() if kind == "postgres" else nullcontext() as server:
