@@ -68,6 +68,7 @@ def pair():
         ("_max_datagram_size", int),
         ("_pacing_at", (float, type(None))),
         ("_host_cids", list),
+        ("_is_client", bool),
         ("_events", deque),
         ("_retire_connection_ids", list),
         ("_ping_pending", list),
