@@ -1,8 +1,9 @@
 """A hostile process beside a well-behaved peer: the flood is refused and counted, memory is bounded, and the peer keeps its latency.
 
-The peer's median and p99 are measured before and under the flood, in the same run, over a connection that was there before.
-Under the flood the median is at most `MEDIAN_RATIO_MAX` times the quiet one, the p99 at most `P99_RATIO_MAX` times, or what is
-always fine. `pytest -rP tests/live/test_floods.py` shows the figures (of those that fail they are shown anyway).
+The peer's median and p99 are measured without and under the flood, in the same run, over a connection that was there before. In
+the baseline another process is as busy as the attacker, but with itself: what is compared is what the flood does to the victim, not
+to the machine. Under the flood the median is at most `MEDIAN_RATIO_MAX` times that of the baseline and the p99 `P99_RATIO_MAX`
+times, or what is always fine, in one of two windows: noise passes, starvation stays. `pytest -rP tests/live/test_floods.py` shows the figures (of those that fail they are shown anyway).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROUNDS = 400
 # The flood may cost the peer some of the machine it runs on, but it must not wait for the flood's work. Two cores that do other
 # things too need room: a victim that serves floods first is off by hundreds of milliseconds.
 MEDIAN_RATIO_MAX, MEDIAN_S_ALWAYS_FINE = 10.0, 0.005
-P99_RATIO_MAX, P99_S_ALWAYS_FINE = 20.0, 0.05
+P99_RATIO_MAX, P99_S_ALWAYS_FINE = 10.0, 0.05
 LIMITS = NodeLimits()
 
 
@@ -64,14 +65,20 @@ def attack(name, *kinds, story=None, limits=None):
         process = None
         try:
             await measure(a, b)
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
             quiet = await measure(a, b)
+            process.kill()
+            await process.wait()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.live.attacks", name, str(b._udp.address[1]), str(b._tcp.address[1]),
                 b.peer_id.hex(), stdout=asyncio.subprocess.PIPE,
             )  # fmt: skip
             assert await line(process) == "ready"
-            flood = await measure(a, b)
-            check_bounds(b)
+            windows = []
+            for _ in range(2):
+                windows.append(await measure(a, b))
+                check_bounds(b)
+            flood = min(windows, key=lambda window: window[1])
             figures = [f"{1000 * one:.2f}" for one in (*quiet, *flood)]
             _log.warning(f"{name}: median {figures[0]} -> {figures[2]} ms, p99 {figures[1]} -> {figures[3]} ms")
             assert flood[0] <= max(MEDIAN_RATIO_MAX * quiet[0], MEDIAN_S_ALWAYS_FINE), figures
