@@ -18,6 +18,7 @@ import msgspec
 from quiver.errors import QuiverError, UsageError
 from quiver.live import config, process
 from quiver.live.arguments import API_KEY_VARIABLE, make_parser
+from quiver.live.keys import run_keys
 from quiver.live.settle_commands import run_earnings, run_settle, run_verify
 
 DEVNET_POLL_S = 0.2
@@ -107,6 +108,16 @@ def run_doctor(given: argparse.Namespace) -> int:
         return process.EXIT_DONE if doctor.is_well(findings) else process.EXIT_UNAVAILABLE
 
     return process.run(main)
+
+
+def run_evidence(given: argparse.Namespace) -> int:
+    """Signed suspicions."""
+    from quiver.live import evidence
+
+    text = evidence.run(config_path=given.config, file=given.check, as_json=given.json)
+    if text:
+        print(text)
+    return process.EXIT_DONE
 
 
 def run_client(given: argparse.Namespace) -> int:
@@ -220,12 +231,14 @@ _COMMANDS = {
     **dict.fromkeys(("bootstrap", "aggregator", "provider", "gateway"), run_role),
     "init": run_init,
     "doctor": run_doctor,
+    "evidence": run_evidence,
     "client": run_client,
     "devnet": run_devnet,
     "p2p": run_p2p,
     "settle": run_settle,
     "earnings": run_earnings,
     "verify": run_verify,
+    "keys": run_keys,
     "ollama-mock": run_mock,
 }
 

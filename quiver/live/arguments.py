@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from quiver.live.keys import add_keys
 from quiver.live.p2p_arguments import add_p2p
 from quiver.live.settle_commands import add_settle
 
@@ -45,9 +46,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_doctor(commands)
     _add_client(commands)
+    _add_evidence(commands)
     _add_devnet(commands)
     add_p2p(commands)
     add_settle(commands)
+    add_keys(commands)
     # Its own parser reads the rest, its --help too.
     commands.add_parser(
         "ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model."
@@ -117,6 +120,18 @@ def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     client.add_argument(
         "--json", action="store_true", help="the whole answer and what was verified, as one JSON object"
     )
+
+
+def _add_evidence(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Show whom an aggregator suspects of fraud and why, signed; or check such lines of somebody else."
+    evidence = commands.add_parser(
+        "evidence", help=text, description=text, formatter_class=FORMAT,
+        epilog="examples:\n  python -m quiver.live evidence --config aggregator.toml --json > evidence.jsonl\n"
+        "  python -m quiver.live evidence --check evidence.jsonl",
+    )  # fmt: skip
+    evidence.add_argument("--config", type=Path, metavar="FILE", help="of an aggregator; it may be running")
+    evidence.add_argument("--check", type=Path, metavar="FILE", help="JSON lines whose signatures are verified")
+    evidence.add_argument("--json", action="store_true", help="one JSON object a line, as in docs/protocol.md")
 
 
 def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

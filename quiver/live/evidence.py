@@ -1,0 +1,120 @@
+"""`python -m quiver.live evidence`: what an aggregator suspects, read from its store beside the running node, or checked in a file.
+
+A file store is opened read-only, so nothing waits for us; a PostgreSQL store is one process's, so stop the node first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from quiver.aggregator.fraud import load_evidence
+from quiver.errors import BadSignature, MalformedMessage, UsageError
+from quiver.identity import keys
+from quiver.identity.peer_id import compute_peer_id, peer_id_text
+from quiver.live import config, keyfile
+from quiver.live.stores.choice import find_url, open_store
+from quiver.live.stores.rows import successor
+from quiver.ports import Batch, Store
+from quiver.receipts.evidence import read_line, verify_evidence, write_line
+from quiver.values.evidence import SignedEvidence
+
+LINES_MAX = 100_000
+
+
+class _FileReader:
+    """The `Store` port on a file that another process writes; only for looking."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise UsageError(f"{path}: no such store; has this aggregator run yet?")
+        try:
+            self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        except sqlite3.Error as error:
+            raise UsageError(f"cannot read the store {path}: {error}") from error
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        found = self._connection.execute("SELECT value FROM rows WHERE tab = ? AND key = ?", (table, key)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        until = successor(prefix)
+        query = "SELECT key, value FROM rows WHERE tab = ? AND key >= ?" + ("" if until is None else " AND key < ?")
+        given = (table, prefix) if until is None else (table, prefix, until)
+        yield from self._connection.execute(query + " ORDER BY key", given)
+
+    async def commit(self, batch: Batch) -> None:
+        raise UsageError("this store is read only")
+
+    async def close(self) -> None:
+        self._connection.close()
+
+
+async def read_store(path: Path) -> list[SignedEvidence]:
+    """What the aggregator of the config at `path` has signed and kept."""
+    loaded = config.load(path, config.AggregatorConfig)
+    place = config.resolve(path, loaded.store)
+    store: Store
+    if find_url(loaded.store, place) is None:
+        store = _FileReader(place)
+    else:
+        store = open_store(loaded.store, place, keyfile.load(config.resolve(path, loaded.key)).peer_id)
+    try:
+        return list(load_evidence(store))
+    except sqlite3.Error as error:
+        raise UsageError(f"cannot read the store {place}: {error}") from error
+    finally:
+        await store.close()
+
+
+class _Verifier:
+    """The `Verifier` port for a command that does nothing else meanwhile."""
+
+    async def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        return keys.verify(public_key, message, signature)
+
+    async def verify_session(self, address: object, digest: bytes, signature: bytes) -> bool:
+        raise UsageError("evidence has no session signatures")
+
+
+async def check_file(path: Path) -> list[SignedEvidence]:
+    """The lines of a file, each with a signature that verifies; `UsageError` names the first line that is not so."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    if len(lines) > LINES_MAX:
+        raise UsageError(f"{path}: {len(lines)} lines, at most {LINES_MAX} are read")
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            signed = read_line(line)
+            await verify_evidence(_Verifier(), signed)
+        except (MalformedMessage, BadSignature) as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
+        found.append(signed)
+    return found
+
+
+def render(found: Sequence[SignedEvidence], *, as_json: bool) -> str:
+    """JSON lines, or a few words a line for people, the most suspicious first."""
+    if as_json:
+        return "\n".join(write_line(one).decode() for one in found)
+    if not found:
+        return "nobody is suspected"
+    ordered = sorted(found, key=lambda one: (one.evidence.detector, -one.evidence.score, one.evidence.peer))
+    return "\n".join(
+        f"{one.evidence.detector:13} {one.evidence.score:8.2f} > {one.evidence.threshold:<6g} {peer_id_text(one.evidence.peer)}"
+        f"  {'; '.join(one.evidence.reasons)}  (seen by {peer_id_text(compute_peer_id(one.witness))[-8:]})"
+        for one in ordered
+    )
+
+
+def run(*, config_path: Path | None, file: Path | None, as_json: bool) -> str:
+    """What the command prints."""
+    if (config_path is None) == (file is None):
+        raise UsageError("give --config of an aggregator, or --check FILE with evidence of somebody else")
+    found = asyncio.run(read_store(config_path) if config_path is not None else check_file(file))  # type: ignore[arg-type]
+    return render(found, as_json=as_json)
