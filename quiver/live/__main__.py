@@ -18,6 +18,7 @@ import msgspec
 from quiver.errors import QuiverError, UsageError
 from quiver.live import config, process
 from quiver.live.arguments import API_KEY_VARIABLE, make_parser
+from quiver.live.chain_commands import run_chain
 from quiver.live.keys import run_keys
 from quiver.live.settle_commands import run_earnings, run_settle, run_verify
 
@@ -239,6 +240,7 @@ _COMMANDS = {
     "earnings": run_earnings,
     "verify": run_verify,
     "keys": run_keys,
+    "chain": run_chain,
     "ollama-mock": run_mock,
 }
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from quiver.live.keys import add_keys
+from quiver.live.chain_commands import add_chain
 from quiver.live.p2p_arguments import add_p2p
 from quiver.live.settle_commands import add_settle
 
@@ -51,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_p2p(commands)
     add_settle(commands)
     add_keys(commands)
+    add_chain(commands)
     # Its own parser reads the rest, its --help too.
     commands.add_parser(
         "ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model."

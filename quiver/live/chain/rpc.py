@@ -189,6 +189,20 @@ class RpcLedger:
         """Where an accusation stands, or None if nobody made it."""
         return self._mirror.state.challenges.get((fault, epoch, subject))
 
+    async def look(self, account: Address) -> dict[str, int]:
+        """The chain as its node sees it now, and what an account has outside the contract."""
+        who = "0x" + account.hex()
+        head, coin, mined, pending = await self._mirror.rpc.results(
+            [
+                ("eth_blockNumber", ()), ("eth_getBalance", (who, "latest")), ("eth_getTransactionCount", (who, "latest")),
+                ("eth_getTransactionCount", (who, "pending")),
+            ]
+        )  # fmt: skip
+        return {
+            "block": int(head, 16), "final_block": self._mirror.state.number, "coin_wei": int(coin, 16),
+            "transactions_waiting": int(pending, 16) - int(mined, 16),
+        }  # fmt: skip
+
     async def close(self) -> None:
         """Stop keeping up. What is under way is in the store and goes on with the next process."""
         if self._loop is not None:

@@ -1,0 +1,97 @@
+"""`chain deploy` and `chain status` against anvil, as an operator uses them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from quiver.errors import UsageError
+from quiver.live import keyfile
+from quiver.live.config import Chain, load_network
+from quiver.live.init import init_network, render_network
+from quiver.params import Params
+from tests.evm.beds import fund
+from tests.evm.compiled import HOUSE
+from tests.evm.node import Node, need_node
+
+
+@pytest.fixture(scope="module")
+def node():
+    need_node()
+    with Node("--chain-id", "4242") as running:
+        yield running
+
+
+@pytest.fixture
+def directory(tmp_path):
+    init_network(
+        tmp_path, name="n", host="127.0.0.1", bootstrap_port=4001, aggregator_port=4002, params=Params.minimal()
+    )
+    return tmp_path
+
+
+def command(directory, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "quiver.live", "chain", *arguments, "--network", str(directory / "network.toml")],
+        capture_output=True, text=True, timeout=60, cwd=HOUSE,
+    )  # fmt: skip
+
+
+def deploy(directory, node, *more):
+    key = directory / "aggregator.key"
+    return command(directory, "deploy", "--rpc", node.url, "--key", str(key), "--confirmations", "0", *more)
+
+
+def test_a_deployed_contract_is_in_the_new_network_file_and_shows_its_state(directory, node):
+    account = keyfile.load(directory / "aggregator.key").account
+    fund(node, account)
+    out = directory / "on-chain.toml"
+    done = deploy(directory, node, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    chain, before = load_network(out).chain, load_network(directory / "network.toml")
+    assert (chain.kind, chain.id, chain.rpc) == ("rpc", 4242, (node.url,)) and chain.contract in done.stdout
+    assert node.rpc("eth_getCode", chain.contract, "latest") != "0x"
+    assert load_network(out).compute_hash() != before.compute_hash()
+    (directory / "network.toml").unlink()
+    out.rename(directory / "network.toml")
+    shown = command(directory, "status", "--key", str(directory / "aggregator.key"), "--json")
+    told = json.loads(shown.stdout)
+    assert (told["chain"], told["contract"], told["account"]) == (4242, chain.contract, "0x" + account.hex())
+    assert (told["transactions"], told["free_credits"], told["transactions_waiting"]) == (0, 0, 0)
+    assert told["final_block"] == told["block"] and 0 < told["coin_wei"] < 10**20
+
+
+def test_an_account_without_coin_and_a_file_that_is_there_are_told_before_anything_is_sent(directory, node):
+    blocks = node.rpc("eth_blockNumber")
+    poor = deploy(directory, node)
+    assert poor.returncode == 1 and "has 0 wei on chain 4242" in poor.stderr and len(poor.stderr.splitlines()) == 1
+    there = deploy(directory, node, "--out", str(directory / "network.toml"))
+    assert there.returncode == 2 and "already there" in there.stderr
+    assert node.rpc("eth_blockNumber") == blocks
+
+
+def test_a_network_file_with_an_rpc_chain_is_read_as_it_was_written(directory):
+    network = load_network(directory / "network.toml")
+    chain = Chain(
+        kind="rpc", id=5, contract="0x" + "ab" * 20, rpc=("https://a.example/key", "http://127.0.0.1:1"),
+        confirmations=3, from_block=77, token="0x" + "cd" * 20, poll_s=0.5, opening_cost_credits=9,
+    )  # fmt: skip
+    (directory / "other.toml").write_text(render_network(msgspec.structs.replace(network, chain=chain)))
+    read = load_network(directory / "other.toml")
+    assert read.chain == chain
+    # The way to a chain may change without making another network; the chain may not.
+    moved = msgspec.structs.replace(read, chain=msgspec.structs.replace(chain, rpc=(), confirmations=9, poll_s=1.0))
+    assert moved.compute_hash() == read.compute_hash()
+    other = msgspec.structs.replace(read, chain=msgspec.structs.replace(chain, id=6))
+    assert other.compute_hash() != read.compute_hash()
+
+
+def test_a_kind_that_nobody_knows_is_refused(directory):
+    text = (directory / "network.toml").read_text().replace('kind = "local"', 'kind = "solana"')
+    (directory / "bad.toml").write_text(text)
+    with pytest.raises(UsageError, match="solana"):
+        load_network(directory / "bad.toml")
