@@ -1,7 +1,8 @@
 """An asyncio event loop inside a SimPy environment: one heap, one clock, SimPy's own.
 
-Theory of operation. SimPy's heap holds (time, priority, id, entry). An entry is a SimPy event, a `Timer` (an asyncio
-timer handle that is itself the entry) or a `Call` (a bare callback: the cheapest way to deliver a datagram).
+Theory of operation. SimPy's heap holds (time, priority, id, entry). An entry is a SimPy event or a `Timer` (an asyncio
+timer handle that is itself the entry). A bare call, the cheapest way to deliver a datagram, is the heap's item itself:
+(time, priority, id, function, arguments).
 `call_soon` appends to a deque that is drained between two heap entries, so coroutines and native SimPy processes
 interleave by time, then by order of scheduling. Cancelled timers stay in the heap until they outnumber the live
 ones, then the heap is rebuilt.
@@ -27,11 +28,14 @@ from simpy.core import EmptySchedule, Infinity
 from simpy.events import NORMAL
 
 from quiver.errors import QuiverError, UsageError
+from sim.handles import Ready, Timer
 
 # Ready callbacks run at one instant before it counts as a livelock.
 INSTANT_CALLS_MAX = 5_000_000
 # The heap is rebuilt when more than this many cancelled timers are more than half of it.
 COMPACT_MIN = 1_000
+# Length of the heap's items that are bare calls; all others have four parts.
+CALL_ITEMS = 5
 
 
 class Deadlock(QuiverError):
@@ -46,69 +50,13 @@ class UnhandledTaskError(QuiverError):
     """A task failed and nobody awaited it."""
 
 
-class Ready:
-    """A handle in the ready deque."""
-
-    __slots__ = ("callback", "args", "context")
-
-    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context) -> None:
-        self.callback: Callable[..., Any] | None = callback
-        self.args = args
-        self.context = context
-
-    def cancel(self) -> None:
-        self.callback = None
-
-    def cancelled(self) -> bool:
-        return self.callback is None
-
-
-class Timer(Ready):
-    """A timer handle that is the heap entry."""
-
-    __slots__ = ("_when", "_loop")
-
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-        context: contextvars.Context,
-        loop: SimLoop,
-    ) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = context
-        self._when = when
-        self._loop: SimLoop | None = loop
-
-    def when(self) -> float:
-        return self._when
-
-    def cancel(self) -> None:
-        if self.callback is not None:
-            self.callback = None
-            self.args = ()
-            if self._loop is not None:
-                self._loop._on_timer_cancelled()
-                self._loop = None
-
-
-class Call:
-    """A bare callback as heap entry: no context, not cancellable."""
-
-    __slots__ = ("function", "args")
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.function = function
-        self.args = args
-
-
 class SimLoop(asyncio.AbstractEventLoop):
     """The asyncio face of the environment."""
 
     def __init__(self, env: Environment) -> None:
         self.env = env
+        self._queue: list[Any] = env._queue
+        self._numbers = env._eid
         self._ready: collections.deque[Ready] = collections.deque()
         self._cancelled = 0
         self.failures: list[dict[str, Any]] = []
@@ -138,8 +86,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def deliver_at(self, when: float, function: Callable[..., Any], *args: Any) -> None:
         """Run `function(*args)` at `when`: for events nobody cancels."""
-        env = self.env
-        heappush(env._queue, (when, NORMAL, next(env._eid), Call(function, args)))  # type: ignore[misc]
+        heappush(self._queue, (when, NORMAL, next(self._numbers), function, args))
 
     def _on_timer_cancelled(self) -> None:
         self._cancelled += 1
@@ -270,10 +217,7 @@ class Environment(simpy.Environment):
         raise UnhandledTaskError(f"at t = {self._now} s: {failure['message']}: {error!r} in {task!r}") from error
 
     def _process(self, entry: Any) -> None:
-        kind = type(entry)
-        if kind is Call:
-            entry.function(*entry.args)
-        elif kind is Timer:
+        if type(entry) is Timer:
             callback = entry.callback
             if callback is None:
                 self.loop._cancelled -= 1
@@ -307,9 +251,13 @@ class Environment(simpy.Environment):
                 if had_ready:
                     return
                 raise EmptySchedule
-            self._now, _, _, entry = heappop(self._queue)
+            item: Any = heappop(self._queue)
+            self._now = item[0]
             self.entries += 1
-            self._process(entry)
+            if len(item) == CALL_ITEMS:
+                item[3](*item[4])
+            else:
+                self._process(item[3])
             self._drain()
 
     def run(self, until: Any = None) -> Any:
@@ -331,30 +279,31 @@ class Environment(simpy.Environment):
             return task.result()
 
     def _drive(self, task: asyncio.Task[Any]) -> None:
-        queue, process, drain, ready = self._queue, self._process, self._drain, self.loop._ready
+        queue: list[Any] = self._queue
+        process, drain, ready = self._process, self._drain, self.loop._ready
         failures, entries = self.loop.failures, self.entries
-        instant, calls = -1.0, 0
+        instant, before = -1.0, 0
         try:
             while True:
                 if ready or failures:
                     drain()
-                if task.done():
-                    return
+                    # A task ends in one of its steps, which are ready callbacks.
+                    if task.done():
+                        return
                 if not queue:
                     raise Deadlock(f"at t = {self._now} s nothing is scheduled and the main task waits: {task!r}")
-                now, _, _, entry = heappop(queue)
+                item = heappop(queue)
+                now = item[0]
                 entries += 1
                 if now != instant:
-                    instant, calls = now, 0
+                    instant, before = now, entries
                     self._now = now
+                elif entries - before > INSTANT_CALLS_MAX:
+                    raise Livelock(f"more than {INSTANT_CALLS_MAX:,} heap entries at t = {now} s; last: {item[3]!r}")
+                if len(item) == CALL_ITEMS:
+                    item[3](*item[4])
                 else:
-                    calls += 1
-                    if calls > INSTANT_CALLS_MAX:
-                        raise Livelock(f"more than {INSTANT_CALLS_MAX:,} heap entries at t = {now} s; last: {entry!r}")
-                if type(entry) is Call:
-                    entry.function(*entry.args)
-                else:
-                    process(entry)
+                    process(item[3])
         finally:
             self.entries = entries
 

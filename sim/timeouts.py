@@ -16,38 +16,33 @@ from sim.loop import SimLoop
 class TimeoutQueue:
     """Futures that fail `timeout_s` after they were added, unless they are done by then. Oldest first."""
 
-    __slots__ = ("_loop", "_timeout_s", "_waiting", "_timer")
+    __slots__ = ("waiting", "_loop", "_timeout_s", "_timer")
 
     def __init__(self, loop: SimLoop, timeout_s: float) -> None:
         self._loop = loop
         self._timeout_s = timeout_s
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self.waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        "(when its time is over, future)"
         self._timer: Any = None
 
     def add(self, future: asyncio.Future[Any]) -> None:
         """Start its time."""
         when = self._loop.env._now + self._timeout_s
-        self._waiting.append((when, future))
+        self.waiting.append((when, future))
         if self._timer is None:
             self._timer = self._loop.call_at(when, self._on_due)
 
     def _on_due(self) -> None:
-        waiting, now = self._waiting, self._loop.env._now
+        waiting, now = self.waiting, self._loop.env._now
         while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
             expire(waiting.popleft()[1], self._timeout_s)
         self._timer = self._loop.call_at(waiting[0][0], self._on_due) if waiting else None
 
-    def on_done(self) -> bool:
-        """One of the futures is done: forget it and what it held up. True when none is left: then nothing stays scheduled."""
-        waiting = self._waiting
-        while waiting:
-            if not waiting[0][1].done():
-                return False
-            waiting.popleft()
+    def stop(self) -> None:
+        """Nothing stays scheduled."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return True
 
 
 class Timeouts(dict[float, TimeoutQueue]):
@@ -61,9 +56,18 @@ class Timeouts(dict[float, TimeoutQueue]):
         return queue
 
     def on_done(self, timeout_s: float) -> None:
-        """A future added with `timeout_s` is done. Durations nobody waits for are forgotten: each may be a different number."""
+        """A future added with `timeout_s` is done: forget it and what it held up.
+
+        Durations nobody waits for are forgotten too: each may be a different number.
+        """
         queue = self.get(timeout_s)
-        if queue is not None and queue.on_done():
+        if queue is not None:
+            waiting = queue.waiting
+            while waiting:
+                if not waiting[0][1].done():
+                    return
+                waiting.popleft()
+            queue.stop()
             del self[timeout_s]
 
 

@@ -10,8 +10,8 @@ value itself.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Coroutine
+from math import inf
 from typing import Any, Protocol
 
 from quiver.errors import DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, Unavailable, UsageError, WireCode
@@ -154,19 +154,19 @@ class SimTransport:
     def _setup_s(self, other: SimTransport, now: float) -> float:
         """Handshake time still to wait before a frame can leave for `other`; 0 on a live connection, infinity without a way."""
         connections, index = self._connections, other.index
-        ready_at = connections.pop(index, None)
-        if ready_at is not None:
-            connections[index] = ready_at
+        if index in connections:
+            ready_at = connections[index] = connections.pop(index)
             return ready_at - now if ready_at > now else 0.0
         setup_s = self.network.links.handshake_s(self.index, index, now)
-        if setup_s == math.inf:
+        if setup_s == inf:
             return setup_s
-        ready_at = now + setup_s
-        for one, two in ((self, other), (other, self)):
-            connections = one._connections
-            connections[two.index] = ready_at
-            if len(connections) > self.network.connections_max:
-                del connections[next(iter(connections))]
+        connections_max = self.network.connections_max
+        theirs = other._connections
+        connections[index] = theirs[self.index] = now + setup_s
+        if len(connections) > connections_max:
+            del connections[next(iter(connections))]
+        if len(theirs) > connections_max:
+            del theirs[next(iter(theirs))]
         return setup_s
 
     async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
@@ -181,9 +181,9 @@ class SimTransport:
         setup_s = self._setup_s(other, now)
         sent, data = self._pack_question(protocol, message)
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)
-        delay_s = network.links.delay_s(self.index, other.index, len(data), now)
-        if setup_s + delay_s != math.inf:
-            loop.deliver_at(now + setup_s + delay_s, other._on_question, self, protocol, sent, data, future)
+        arrival_s = now + setup_s + network.links.delay_s(self.index, other.index, len(data), now)
+        if arrival_s != inf:
+            loop.deliver_at(arrival_s, other._on_question, self, protocol, sent, data, future)
         network.timeouts[timeout_s].add(future)
         try:
             answer = await future
@@ -227,16 +227,17 @@ class SimTransport:
             failure = StreamReset(
                 error.code if isinstance(error, StreamReset) else error.wire_code, str(error), peer_id=self.peer_id
             )
-            if delay_s != math.inf:
+            if delay_s != inf:
                 network.loop.deliver_at(now + delay_s, _fail, future, failure)
             return
-        delay_s = network.links.delay_s(self.index, asker.index, len(answer), now)
-        if delay_s != math.inf:
-            network.loop.deliver_at(now + delay_s, asker._on_answer, self, reply, answer, future)
+        arrival_s = now + network.links.delay_s(self.index, asker.index, len(answer), now)
+        if arrival_s != inf:
+            self._loop.deliver_at(arrival_s, asker._on_answer, self, reply, answer, future)
 
     def _on_answer(self, answerer: SimTransport, message: Any, data: bytes, future: asyncio.Future[Any]) -> None:
         if self.up:
-            self.network.trace.frame(self.network.env._now, answerer.index, self.index, message, data)
+            network = self.network
+            network.trace.frame(network.env._now, answerer.index, self.index, message, data)
             if not future.done():
                 future.set_result(message)
 
@@ -249,7 +250,7 @@ class SimTransport:
         setup_s = self._setup_s(other, now)
         if setup_s:
             future: asyncio.Future[None] = self._loop.create_future()
-            if other.up and setup_s != math.inf:
+            if other.up and setup_s != inf:
                 self._loop.deliver_at(now + setup_s, _settle, future)
             timer = self._loop.call_later(timeout_s, expire, future, timeout_s)
             try:

@@ -30,7 +30,7 @@ class Lookup:
     """One search for `target` (a keyspace integer)."""
 
     __slots__ = (
-        "target", "asked", "_k", "_alpha", "_width", "_timeout_s", "_questions_max", "_seen", "_waiting", "_open", "_expiry_s",
+        "target", "asked", "_k", "_alpha", "_width", "_timeout_s", "_questions_max", "_seen", "_waiting", "_met", "_open", "_expiry_s",
         "_answered", "_edge", "_grouped",
     )  # fmt: skip
 
@@ -54,7 +54,10 @@ class Lookup:
         self._timeout_s = params.rpc_timeout_s
         self._questions_max = QUESTIONS_PER_K * params.k
         self._seen: set[PeerId] = {own}
-        self._waiting: list[Candidate] = []
+        self._waiting: list[int] = []
+        "Distances of those who may still be asked, a heap: bare integers compare several times as fast as tuples."
+        self._met: dict[int, tuple[int, PeerInfo]] = {}
+        "(hops, who) of each of them."
         self._open: dict[PeerId, tuple[float, Candidate]] = {}
         "Asked and not answered: (deadline, candidate), earliest deadline first."
         self._expiry_s = inf
@@ -67,33 +70,30 @@ class Lookup:
         self._add(known, 1)
 
     def _add(self, peers: Iterable[PeerInfo], hops: int) -> None:
-        seen, waiting, target, edge, keys = self._seen, self._waiting, self.target, self._edge, KEYS
+        seen, waiting, met, target, edge, keys = self._seen, self._waiting, self._met, self.target, self._edge, KEYS
         for info in peers:
             peer_id = info.peer_id
             if peer_id not in seen:
                 seen.add(peer_id)
                 distance = keys[peer_id] ^ target
                 if distance < edge:
-                    heappush(waiting, (distance, hops, info))
+                    heappush(waiting, distance)
+                    met[distance] = (hops, info)
 
     def next(self, now: float) -> PeerId | None:
         """Next peer to ask; None while `alpha` questions are open, nobody useful is left, or the lookup is done."""
         opened, waiting = self._open, self._waiting
         if now >= self._expiry_s:
             self._expire(now)
-        if (
-            len(opened) >= self._alpha
-            or not waiting
-            or waiting[0][0] >= self._edge
-            or self.asked >= self._questions_max
-        ):
+        if len(opened) >= self._alpha or not waiting or waiting[0] >= self._edge or self.asked >= self._questions_max:
             return None
-        candidate = heappop(waiting)
-        peer_id = candidate[2].peer_id
+        distance = heappop(waiting)
+        hops, info = self._met.pop(distance)
+        peer_id = info.peer_id
         deadline_s = now + self._timeout_s
         if not opened:
             self._expiry_s = deadline_s
-        opened[peer_id] = (deadline_s, candidate)
+        opened[peer_id] = (deadline_s, (distance, hops, info))
         self.asked += 1
         return peer_id
 
@@ -146,7 +146,7 @@ class Lookup:
         for _, candidate in self._open.values():
             if candidate[0] < edge:
                 return False
-        return not self._waiting or self._waiting[0][0] >= edge or self.asked >= self._questions_max
+        return not self._waiting or self._waiting[0] >= edge or self.asked >= self._questions_max
 
     @property
     def found(self) -> bool:
@@ -192,5 +192,7 @@ class Lookup:
         """Own invariants."""
         assert len(self._open) <= self._alpha and self.asked <= self._questions_max
         assert self._answered == sorted(self._answered)
-        members = [c[2].peer_id for c in (*self._waiting, *(c for _, c in self._open.values()), *self._answered)]
+        assert len(self._waiting) == len(self._met) and set(self._waiting) == set(self._met)
+        members = [info.peer_id for _, info in self._met.values()]
+        members += [c[2].peer_id for c in (*(c for _, c in self._open.values()), *self._answered)]
         assert len(set(members)) == len(members) and set(members) <= self._seen

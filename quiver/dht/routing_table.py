@@ -7,6 +7,7 @@ Rules of this file: no clock and no I/O. At most 256 buckets of `k` peers and a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
 from math import inf
 
 from quiver.dht.distance import KEY_BITS, KEYS
@@ -75,7 +76,8 @@ class RoutingTable:
 
     def closest(self, target: int, n: int) -> list[PeerInfo]:
         """The `n` live peers nearest to `target`. The set is exact; inside a bucket the order is the bucket's own."""
-        buckets, depth = self.buckets, len(self.buckets)
+        buckets = self.buckets
+        depth = len(buckets)
         gap = self.own_key ^ target
         start = KEY_BITS - gap.bit_length()
         found: list[PeerInfo] = []
@@ -111,11 +113,11 @@ class RoutingTable:
                 found += peers
         else:
             start = depth
-        for index in range(start - 1, -1, -1):
-            peers = buckets[index].peers
+        for bucket in buckets[start - 1 :: -1] if start else ():
+            peers = bucket.peers
             room -= len(peers)
             if room <= 0:
-                return found + _cut(buckets[index], target, room + len(peers))
+                return found + _cut(bucket, target, room + len(peers))
             found += peers
         return found
 
@@ -146,4 +148,4 @@ def _cut(bucket: KBucket, target: int, n: int) -> list[PeerInfo]:
         return bucket.peers.copy()
     distances = [key ^ target for key in bucket.keys]
     edge = sorted(distances)[n]
-    return [info for distance, info in zip(distances, bucket.peers, strict=True) if distance < edge]
+    return list(compress(bucket.peers, [distance < edge for distance in distances]))
