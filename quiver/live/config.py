@@ -179,6 +179,8 @@ class ChainAccess(Section, frozen=True, kw_only=True):
     "Most for a unit of gas, tip included."
     stuck_after_s: Positive = 60.0
     "A transaction that no block has taken by then is sent again with a higher fee."
+    deposit_credits: NotNegative = 0
+    "Bought once, with the account's coin or tokens, while it has no free credits. Real money on a real chain."
 
 
 class NodeConfig(Section, frozen=True, kw_only=True):

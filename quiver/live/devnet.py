@@ -129,6 +129,7 @@ class Devnet:
                 parts=provider_parts(url=self.backend_url, kind=self._kind, models=self._models, slots=4),
             )
         self._fund("aggregator", *self.providers)
+        self._let_buy("aggregator")
 
     def _make_chain(self, aggregator: Address) -> Chain:
         if self._is_on_node:
@@ -152,6 +153,12 @@ class Devnet:
         if self._is_on_node:
             self._dev_node().fund(keyfile.load(self.directory / f"{name}.key").account for name in names)
 
+    def _let_buy(self, name: str) -> None:
+        """A faucet's credits cost nothing; on a node of a chain they are bought, and that is a setting of its own."""
+        if self._is_on_node:
+            with open(self.directory / f"{name}.toml", "a", encoding="utf-8") as file:
+                file.write(f"\n[chain]\ndeposit_credits = {FAUCET_CREDITS}\n")
+
     def _write_gateway(self) -> None:
         models = self._models or read_models(self.backend_url)
         if not models:
@@ -163,6 +170,7 @@ class Devnet:
         )
         init_role("gateway", self.directory, port=self._gateway_port, idle_timeout_s=IDLE_TIMEOUT_S, parts=parts)
         self._fund("gateway")
+        self._let_buy("gateway")
 
     @property
     def _kind(self) -> str:

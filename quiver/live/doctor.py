@@ -212,10 +212,10 @@ async def _chain(config: NodeConfig, path: Path, network: Network, network_path:
     if (
         isinstance(config, GatewayConfig)
         and balance < network.params.channel_deposit_credits
-        and not config.faucet_credits
+        and not (config.chain.deposit_credits if network.chain.kind == "rpc" else config.faucet_credits)
     ):
         detail = f"{balance} free credits, a new channel takes {network.params.channel_deposit_credits}"
-        fix = "deposit credits; on a test network set faucet_credits"
+        fix = "set [chain] deposit_credits; on a network of one machine, faucet_credits"
         return Finding(check="chain", status=Status.WARN, detail=detail, fix=fix)
     return ok("chain", f"chain {network.chain.id}, {balance} free credits")
 

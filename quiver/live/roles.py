@@ -36,7 +36,7 @@ from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
 from quiver.provider.service import ProviderService
 from quiver.provider.settler import Settler
-from quiver.runtime import Nursery, Runtime
+from quiver.runtime import Nursery
 from quiver.selection import plugin
 from quiver.values.backend import InstalledModel
 from quiver.values.ledger import Deposit
@@ -64,7 +64,7 @@ async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Eve
                 f"network.toml names {account} as its aggregator's account, this key's is "
                 f"0x{node.runtime.signer.account.hex()}: use the aggregator's own key file"
             )
-        await _faucet(node.runtime, config.faucet_credits)
+        await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
         service = AggregatorService(node.runtime)
         if service.bonding.missing_credits and (obstacle := service.bonding.find_obstacle()):
             note(_log, logging.WARNING, f"no bond stands behind our roots: {obstacle}")
@@ -111,7 +111,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
     factory = plugin.load(policy_spec(config.policy, path))
     async with opened(config, path) as node:
         runtime = node.runtime
-        await _faucet(runtime, config.faucet_credits)
+        await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
 
         def find_providers(model: ModelId) -> Coroutine[Any, Any, Sequence[Any]]:
             return node.dht.find_providers(content_key(model))
@@ -186,8 +186,10 @@ async def _until(
                 nursery.cancel()
 
 
-async def _faucet(runtime: Runtime, credits: int) -> None:
-    account = runtime.signer.account
+async def _buy_credits(node: Node, faucet_credits: int, deposit_credits: int) -> None:
+    """Once, while the account has none. Play money must not become real money by another `[chain]`."""
+    runtime, account = node.runtime, node.runtime.signer.account
+    credits = deposit_credits if node.network.chain.kind == "rpc" else faucet_credits
     if credits > 0 and runtime.ledger.balance(account) == 0:
         await runtime.ledger.submit(Deposit(sender=account, amount=credits))
     note(_log, logging.INFO, "account", account="0x" + account.hex(), balance_credits=runtime.ledger.balance(account))
