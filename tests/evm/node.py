@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import threading
 import time
 import urllib.request
 from types import TracebackType
@@ -61,14 +62,23 @@ class Node:
             if found := re.search(r"Listening on 127\.0\.0\.1:(\d+)", line):
                 self._port = int(found[1])
                 self.url = f"http://127.0.0.1:{self._port}"
+                # It writes a line a question, and stops answering once the pipe is full.
+                self._reader = threading.Thread(target=self._read_on, name="anvil", daemon=True)
+                self._reader.start()
                 return self
         raise RuntimeError(f"anvil ended with {self.process.wait()} before it listened")
+
+    def _read_on(self) -> None:
+        assert self.process.stdout is not None
+        for _ in self.process.stdout:
+            pass
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
         self.process.wait()
+        self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
 
