@@ -27,6 +27,7 @@ from quiver.live.config import (
     parse_digest,
     resolve,
 )
+from quiver.live.gas_price import follow_gas_price
 from quiver.live.http.app import make_app
 from quiver.live.http.serve import start
 from quiver.live.log import note
@@ -98,7 +99,10 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
                     await provide(node, content_key(one.installed.model))
                 await node.dht.run()
 
-            await _until(stop, _after_join(node, announce), service.run(), settler.run())
+            await _until(
+                stop, _after_join(node, announce), service.run(), settler.run(),
+                follow_gas_price(config, node.network, settler, node.runtime.clock),
+            )  # fmt: skip
     finally:
         await backend.close()
 
