@@ -8,6 +8,7 @@ from __future__ import annotations
 from quiver.aggregator.archive import Archive
 from quiver.aggregator.closing import Closing
 from quiver.aggregator.epochs import EpochStatus, KeptCommitment, load_commitment
+from quiver.aggregator.shard import ShardClosing
 from quiver.aggregator.window import Window, load_acknowledgement
 from quiver.errors import PeerError
 from quiver.identity.peer_id import public_key_of
@@ -20,16 +21,18 @@ from quiver.values.frames import (
     AskEpoch,
     AskHeads,
     AskProof,
+    AskShard,
     BatchAnswer,
     ContentAnswer,
     EpochAnswer,
     HeadsAnswer,
     ProofAnswer,
+    ShardAnswer,
 )
 
-Question = AskProof | AskBatch | AskHeads | AskEpoch | AskContent
-QUESTIONS = (AskProof, AskBatch, AskHeads, AskEpoch, AskContent)
-Answer = ProofAnswer | BatchAnswer | HeadsAnswer | EpochAnswer | ContentAnswer
+Question = AskProof | AskBatch | AskHeads | AskEpoch | AskContent | AskShard
+QUESTIONS = (AskProof, AskBatch, AskHeads, AskEpoch, AskContent, AskShard)
+Answer = ProofAnswer | BatchAnswer | HeadsAnswer | EpochAnswer | ContentAnswer | ShardAnswer
 # Acknowledgements in one answer: about 50 KB.
 HEADS_PER_PAGE = 256
 
@@ -47,7 +50,7 @@ class Answers:
         """Units of `budget`."""
         if isinstance(question, AskBatch):
             return float(max(1, len(question.channels)))
-        return 0.25 if isinstance(question, AskEpoch) else 1.0
+        return 0.25 if isinstance(question, AskEpoch | AskShard) else 1.0
 
     def answer(self, peer: PeerId, question: Question) -> Answer:
         """`PeerError` for a question that has no answer."""
@@ -61,7 +64,11 @@ class Answers:
             case AskEpoch():
                 return self.tell_epoch(question)
             case AskContent():
-                return ContentAnswer(name=question.name, data=self._archive.content(question.name))
+                return ContentAnswer(name=question.name, data=self._find_content(question.name))
+            case AskShard():
+                if not isinstance(self._closing, ShardClosing):
+                    raise PeerError("this aggregator is no shard", peer_id=peer)
+                return self._closing.tell(question.epoch)
 
     def prove(self, question: AskProof) -> ProofAnswer:
         """Leaf, proof and acknowledgement of a channel in a closed epoch whose root the ledger holds, or will."""
@@ -109,6 +116,12 @@ class Answers:
             commitment=None if kept is None else kept.commitment, signature=b"" if kept is None else kept.signature,
             published=kept.published or None if kept is not None else None,
         )  # fmt: skip
+
+    def _find_content(self, name: bytes) -> bytes | None:
+        data = self._archive.content(name)
+        if data is None and isinstance(self._closing, ShardClosing):
+            return self._closing.handed_over.content(name)
+        return data
 
     def _committed(self, epoch: int) -> KeptCommitment | None:
         kept = load_commitment(self._runtime.store, epoch)

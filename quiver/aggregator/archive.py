@@ -29,6 +29,7 @@ from quiver.values.ledger import Leaf, MultiProof, Proof
 from quiver.values.receipt import Acknowledgement
 
 PAGES, MANIFESTS, NAMES = "aggregator_pages", "aggregator_manifests", "aggregator_names"
+SHARD_TABLES = ("shard_pages", "shard_manifests", "shard_names")
 # Manifests kept decoded: one of an epoch with a million leaves is about 2 MB.
 MANIFESTS_MAX = 8
 _NUMBER_BYTES = 4
@@ -47,43 +48,42 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 class Archive:
     """Reads and names; what it returns to put is committed by the caller."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, tables: tuple[str, str, str] = (PAGES, MANIFESTS, NAMES)) -> None:
         self._store = store
+        self._pages, self._manifests, self._names = tables
         self._closed: OrderedDict[int, ClosedEpoch] = OrderedDict()
 
     # ---- writing
 
-    @staticmethod
-    def put_page(epoch: int, number: int, data: bytes) -> list[Put]:
+    def put_page(self, epoch: int, number: int, data: bytes) -> list[Put]:
         """Rows of one page; harmless while no manifest names it."""
         key = epoch_key(epoch) + number.to_bytes(_NUMBER_BYTES, "big")
-        return [(PAGES, key, data), (NAMES, name_of(data), key)]
+        return [(self._pages, key, data), (self._names, name_of(data), key)]
 
-    @staticmethod
-    def put_manifest(manifest: Manifest) -> tuple[bytes, list[Put]]:
+    def put_manifest(self, manifest: Manifest) -> tuple[bytes, list[Put]]:
         """Its name, and its rows."""
         data, key = encode_manifest(manifest), epoch_key(manifest.epoch)
         name = name_of(data)
-        return name, [(MANIFESTS, key, data), (NAMES, name, key)]
+        return name, [(self._manifests, key, data), (self._names, name, key)]
 
     def forget(self, epoch: int) -> Iterator[Put]:
         """Deletes everything of an epoch."""
         self._closed.pop(epoch, None)
         key = epoch_key(epoch)
-        for page, data in self._store.scan(PAGES, key):
-            yield (NAMES, name_of(data), None)
-            yield (PAGES, page, None)
-        if (manifest := self._store.get(MANIFESTS, key)) is not None:
-            yield (NAMES, name_of(manifest), None)
-            yield (MANIFESTS, key, None)
+        for page, data in self._store.scan(self._pages, key):
+            yield (self._names, name_of(data), None)
+            yield (self._pages, page, None)
+        if (manifest := self._store.get(self._manifests, key)) is not None:
+            yield (self._names, name_of(manifest), None)
+            yield (self._manifests, key, None)
 
     # ---- reading
 
     def content(self, name: bytes) -> bytes | None:
         """The published bytes with this SHA-256."""
-        if (key := self._store.get(NAMES, name)) is None:
+        if (key := self._store.get(self._names, name)) is None:
             return None
-        data = self._store.get(MANIFESTS if len(key) == len(epoch_key(0)) else PAGES, key)
+        data = self._store.get(self._manifests if len(key) == len(epoch_key(0)) else self._pages, key)
         # A page that was made twice, before and after a crash, may have left the name of its first form.
         return data if data is not None and name_of(data) == name else None
 
@@ -110,7 +110,7 @@ class Archive:
             if number is None:
                 continue
             if number not in pages:
-                pages[number] = self._page(epoch, number)
+                pages[number] = self.page(epoch, number)
             for at, line in enumerate(pages[number]):
                 if line.channel == channel:
                     found.append(
@@ -119,18 +119,18 @@ class Archive:
                         )
                     )
                     break
-        return found, PagedTree(closed, pages)
+        return found, PagedTree(closed, {number: page for number, page in pages.items() if page})
 
-    def _page(self, epoch: int, number: int) -> tuple[PublishedLeaf, ...]:
-        data = self._store.get(PAGES, epoch_key(epoch) + number.to_bytes(_NUMBER_BYTES, "big"))
-        assert data is not None, f"page {number} of epoch {epoch} is named by the manifest and is not there"
-        return decode_page(data)
+    def page(self, epoch: int, number: int) -> tuple[PublishedLeaf, ...]:
+        """Leaves of one page; empty where it is not held: a shard holds those with leaves of its own."""
+        data = self._store.get(self._pages, epoch_key(epoch) + number.to_bytes(_NUMBER_BYTES, "big"))
+        return () if data is None else decode_page(data)
 
     def closed(self, epoch: int) -> ClosedEpoch | None:
         """The manifest of an epoch, if it was closed here and is not forgotten."""
         closed = self._closed.get(epoch)
         if closed is None:
-            data = self._store.get(MANIFESTS, epoch_key(epoch))
+            data = self._store.get(self._manifests, epoch_key(epoch))
             if data is None:
                 return None
             closed = self._closed[epoch] = ClosedEpoch(decode_manifest(data))

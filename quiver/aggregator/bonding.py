@@ -6,6 +6,7 @@ Without a bond it still takes receipts, but promises nothing and posts nothing; 
 from __future__ import annotations
 
 from quiver.errors import SettlementError, Unavailable
+from quiver.ports import Signer
 from quiver.runtime import Runtime
 from quiver.settlement.terms import Terms
 from quiver.trace import EvidenceRecorded
@@ -13,37 +14,38 @@ from quiver.values.ledger import Bond
 
 
 class Bonding:
-    """One aggregator's bond, whose signer is its session key."""
+    """One poster's bond, whose signer is its session key. `poster` is another's where only he posts, as for a shard."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, poster: Signer | None = None) -> None:
         self._runtime = runtime
+        self.poster = poster or runtime.signer
         self._terms = Terms.from_params(runtime.params)
         self._said = ""
 
     @property
     def is_binding(self) -> bool:
         """Whether a promise signed now can cost us something: a bond of ours names our session key."""
-        state = self._runtime.ledger.bond(self._runtime.signer.account)
+        state = self._runtime.ledger.bond(self.poster.account)
         return (
             state is not None
             and state.amount > 0
             and state.unbond_at_ms is None
-            and state.signer == self._runtime.signer.session_address
+            and state.signer == self.poster.session_address
         )
 
     @property
     def missing_credits(self) -> int:
         """What the bond lacks to post a root."""
-        state = self._runtime.ledger.bond(self._runtime.signer.account)
+        state = self._runtime.ledger.bond(self.poster.account)
         return max(0, self._terms.bond_min - (0 if state is None else state.amount))
 
     def find_obstacle(self) -> str | None:
         """Why the bond can't be filled up, with what to do; None when it can. The name comes first."""
         runtime = self._runtime
-        account, state = runtime.signer.account, runtime.ledger.bond(runtime.signer.account)
+        account, state = self.poster.account, runtime.ledger.bond(self.poster.account)
         if state is not None and state.unbond_at_ms is not None:
             return "unbonding: our bond was asked back; finish that, then it is bonded again"
-        if state is not None and state.signer != runtime.signer.session_address:
+        if state is not None and state.signer != self.poster.session_address:
             return f"signer_fixed: our bond names signer 0x{state.signer.hex()}; start with the key file it was bonded with"
         if (free := runtime.ledger.balance(account)) < (missing := self.missing_credits):
             return (
@@ -58,7 +60,7 @@ class Bonding:
             return True
         obstacle = self.find_obstacle()
         if obstacle is None:
-            signer = self._runtime.signer
+            signer = self.poster
             transaction = Bond(sender=signer.account, amount=self.missing_credits, signer=signer.session_address)
             try:
                 await self._runtime.ledger.submit(transaction)

@@ -20,8 +20,8 @@ from quiver.aggregator.epochs import (
     load_commitments,
     put_commitment,
 )
-from quiver.aggregator.published import Publisher
-from quiver.aggregator.window import LEAVES, RECEIPTS, Window, epoch_key
+from quiver.aggregator.published import Manifest, Publisher
+from quiver.aggregator.window import LEAVES, RECEIPTS, Entry, Window, epoch_key
 from quiver.errors import SettlementError, Unavailable
 from quiver.receipts.promises import sign_commitment
 from quiver.runtime import Runtime
@@ -51,7 +51,7 @@ class Closing:
         # An epoch that may still be challenged, or answered for, is never forgotten.
         challengeable = -(-(terms.challenge_window_ms + terms.respond_ms) // terms.epoch_ms)
         self._retained = max(EPOCHS_RETAINED, challengeable + 1)
-        self._unfinished = {
+        self._unfinished: dict[int, KeptCommitment] = {
             kept.commitment.epoch: kept
             for kept in load_commitments(runtime.store)
             if kept.status in (EpochStatus.CLOSING, EpochStatus.SUBMITTED)
@@ -77,7 +77,10 @@ class Closing:
     async def close_due_epochs(self) -> None:
         """Commit every epoch that is over, oldest first, and return once the ledger holds them."""
         for epoch in self._window.due_epochs(self._runtime.clock.utc_ms()):
-            await self._close(epoch)
+            await self._close(epoch, self._window.freeze(epoch))
+        await self._advance()
+
+    async def _advance(self) -> None:
         for kept in list(self._unfinished.values()):
             if kept.status is EpochStatus.CLOSING:
                 await self._submit(kept)
@@ -85,27 +88,33 @@ class Closing:
             if not await self._finish(kept):
                 break
 
-    async def _close(self, epoch: int) -> None:
-        """Open to closing. Batches on their way to the disk get there before these: a store keeps their order."""
-        store = self._runtime.store
-        publisher, number = Publisher(epoch, self._window.freeze(epoch)), 0
+    async def _publish(self, archive: Archive, epoch: int, entries: Iterable[Entry]) -> Manifest:
+        """Write the pages; they are nobody's while no manifest names them."""
+        publisher, number = Publisher(epoch, entries), 0
         while (page := publisher.next_page()) is not None:
-            await store.commit(self._archive.put_page(epoch, number, page))
+            await self._runtime.store.commit(archive.put_page(epoch, number, page))
             number += 1
-        manifest = publisher.finish()
+        return publisher.finish()
+
+    async def _close(self, epoch: int, entries: Iterable[Entry]) -> None:
+        """Open to closing. Batches on their way to the disk get there before these: a store keeps their order."""
+        store, manifest = self._runtime.store, await self._publish(self._archive, epoch, entries)
         name, rows = self._archive.put_manifest(manifest)
         kept = await self._sign(KeptCommitment(commitment=manifest.commitment, published=name))
         # With this one batch the epoch is closed: its root exists exactly when nothing can join it any more.
         await store.commit([*self._window.close(epoch), *rows, put_commitment(kept)])
         self._unfinished[epoch] = kept
-        await self._delete((LEAVES, key, None) for key, _ in store.scan(LEAVES, epoch_key(epoch)))
+        await self._drop_leaves(epoch)
         await self._forget(epoch - self._retained)
+
+    async def _drop_leaves(self, epoch: int) -> None:
+        await self._delete((LEAVES, key, None) for key, _ in self._runtime.store.scan(LEAVES, epoch_key(epoch)))
 
     async def _sign(self, kept: KeptCommitment) -> KeptCommitment:
         if kept.signature or not self._bonding.is_binding:
             return kept
-        runtime = self._runtime
-        return _REPLACE(kept, signature=await sign_commitment(runtime.signer, runtime.ledger, kept.commitment))
+        signature = await sign_commitment(self._bonding.poster, self._runtime.ledger, kept.commitment)
+        return _REPLACE(kept, signature=signature)
 
     async def _submit(self, kept: KeptCommitment) -> None:
         """Closing to submitted, or lost."""

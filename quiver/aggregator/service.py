@@ -14,13 +14,16 @@ from quiver.aggregator.archive import Archive
 from quiver.aggregator.bonding import Bonding
 from quiver.aggregator.budget import Budget
 from quiver.aggregator.closing import Closing
+from quiver.aggregator.committer import CommitterClosing
 from quiver.aggregator.defence import Defence
 from quiver.aggregator.fraud import FraudDesk
+from quiver.aggregator.shard import ShardClosing
+from quiver.aggregator.shards import Shards
 from quiver.aggregator.window import Ingest, Window, load_head
 from quiver.errors import PeerError, ReceiptMismatch, Unavailable, WireCode
-from quiver.identity.peer_id import public_key_of
+from quiver.identity.peer_id import peer_id_text, public_key_of
 from quiver.ids import PeerId
-from quiver.ports import Stream
+from quiver.ports import Signer, Stream
 from quiver.receipts.checks import ChannelTerms, check_acknowledgement, check_receipts
 from quiver.receipts.fraud.detector import Detector
 from quiver.receipts.promises import sign_promise
@@ -35,19 +38,38 @@ from quiver.wire.protocols import RECEIPTS
 class AggregatorService:
     """Serves `/quiver/receipts/1.0.0` from construction on; `run` closes epochs until it is cancelled."""
 
-    def __init__(self, runtime: Runtime, *, detectors: Iterable[Detector] | None = None) -> None:
-        """`detectors` look for fraud; None takes all there are."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        detectors: Iterable[Detector] | None = None,
+        shards: Shards | None = None,
+        poster: Signer | None = None,
+    ) -> None:
+        """`detectors` look for fraud; None takes all there are.
+
+        `shards`: this node is their committer or one of them, by its peer id. A shard promises with the key of `poster`, whose
+        bond stands behind the committer's roots.
+        """
         self._runtime = runtime
         self._window = Window.load(runtime.store, runtime.params)
-        self.bonding = Bonding(runtime)
+        self._shards = shards
+        self._number = None if shards is None else shards.number_of(runtime.signer.peer_id)
+        self.bonding = Bonding(runtime, poster)
         self._budget = Budget()
         archive = Archive(runtime.store)
-        self.closing = Closing(runtime, self._window, archive, self.bonding)
+        self.closing = self._make_closing(archive)
         self.answers = Answers(runtime, self._window, archive, self.closing)
         self.defence = Defence(runtime, archive)
         self.fraud = FraudDesk(runtime, detectors)
         "Looks at what was accepted; `run` it beside the service."
         runtime.transport.serve(RECEIPTS, self.serve)
+
+    def _make_closing(self, archive: Archive) -> Closing:
+        given = (self._runtime, self._window, archive, self.bonding)
+        if self._shards is None:
+            return Closing(*given)
+        return (CommitterClosing if self._number is None else ShardClosing)(*given, self._shards)
 
     @property
     def window(self) -> Window:
@@ -68,7 +90,7 @@ class AggregatorService:
         stream.finish()
 
     async def _wait_for_turn(self, peer: PeerId, question: Question) -> None:
-        known = self._window.knows(public_key_of(peer))
+        known = self._window.knows(public_key_of(peer)) or (self._shards is not None and self._shards.has(peer))
         price, clock = self.answers.price(question), self._runtime.clock
         if wait_s := self._budget.take(peer, price, known=known, now=clock.now()):
             await clock.sleep(wait_s)
@@ -85,7 +107,11 @@ class AggregatorService:
         runtime, promise = self._runtime, None
         if self.bonding.is_binding:
             promise = await sign_promise(
-                runtime.signer, runtime.ledger, epoch=done.epoch, channel=frame.acknowledgement.channel, head=done.head
+                self.bonding.poster,
+                runtime.ledger,
+                epoch=done.epoch,
+                channel=frame.acknowledgement.channel,
+                head=done.head,
             )
         return Ingested(
             batch_id=frame.batch_id, epoch=done.epoch, accepted=done.accepted, duplicates=done.duplicates, promise=promise
@@ -94,6 +120,7 @@ class AggregatorService:
     async def _ingest(self, peer: PeerId, frame: SubmitReceipts) -> Ingest:
         runtime = self._runtime
         state = self._known_channel(frame)
+        self._check_owner(state)
         heads = check_receipts(frame.receipts, frame.previous, self._terms(state, peer))
         check_acknowledgement(frame.acknowledgement, heads[-1], state.channel)
         await verify_acknowledgement(
@@ -123,6 +150,12 @@ class AggregatorService:
             raise ReceiptMismatch("unknown_channel: the ledger has no such channel")
         return state
 
+    def _check_owner(self, state: ChannelState) -> None:
+        """Nobody's fault: a provider with an older list of shards asks the wrong one."""
+        if self._shards is not None and self._shards.peer_of(state.provider) != self._runtime.signer.peer_id:
+            owner = peer_id_text(self._shards.peer_of(state.provider))
+            raise Unavailable(f"wrong_shard: receipts for account 0x{state.provider.hex()} go to {owner}")
+
     def _terms(self, state: ChannelState, peer: PeerId) -> ChannelTerms:
         ledger = self._runtime.ledger
         return ChannelTerms(
@@ -143,7 +176,8 @@ class AggregatorService:
         """Close every epoch after its end and answer for its root, for ever."""
         async with Nursery() as nursery:
             nursery.start(self.closing.run())
-            nursery.start(self.defence.run())
+            if self._number is None:
+                nursery.start(self.defence.run())
 
     async def close_due_epochs(self) -> None:
         """Commit every epoch that is over, and return once the ledger holds them."""

@@ -241,6 +241,22 @@ class EpochAnswer(Frame, kw_only=True, tag="w"):
     "SHA-256 that names the epoch's manifest: ask `AskContent`."
 
 
+class AskShard(Frame, kw_only=True, tag="J"):
+    """Committer -> shard: have you closed this epoch, and with which leaves?"""
+
+    epoch: int
+
+
+class ShardAnswer(Frame, kw_only=True, tag="j"):
+    """Shard -> committer."""
+
+    epoch: int
+    closed: bool
+    "Nothing can join the epoch here any more."
+    published: bytes | None
+    "Manifest of this shard's leaves; None while it is not closed, and when it has none."
+
+
 class AskContent(Frame, kw_only=True, tag="G"):
     """Anyone -> aggregator: the published bytes with this SHA-256, a manifest or one of its pages."""
 
@@ -266,6 +282,8 @@ ReceiptsFrame = (
     | HeadsAnswer
     | AskEpoch
     | EpochAnswer
+    | AskShard
+    | ShardAnswer
     | AskContent
     | ContentAnswer
 )
