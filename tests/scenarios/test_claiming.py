@@ -259,6 +259,41 @@ def test_channels_pay_the_payout_account_and_those_of_before_are_still_served_an
     Stage().play(story)
 
 
+def test_what_the_aggregator_holds_of_a_lost_disk_comes_back_and_is_claimed_without_any_payer():
+    async def story(stage):
+        await stage.ask()
+        # Handed in, and the epoch is still open: nobody but the aggregator and the payer knows.
+        await stage.clock.sleep(2.5)
+        before = stage.channel().log.last
+        assert before.cum == 6_000 and claims(stage) == []
+        stage.gateway.crash()
+        node = restart(stage, lose_disk=True)
+        node.settler.policy = ClaimPolicy(age_s_max=5.0)
+        await stage.clock.sleep(10.0)
+        assert stage.channel().log.last == before and stage.channel().log.head.seq == before.seq
+        (claim,) = claims(stage)
+        assert isinstance(claim.transaction, ClaimDirect) and claim.paid == 6_000
+        assert_no_fork(stage)
+
+    Stage().play(story)
+
+
+def test_after_a_lost_disk_the_aggregator_takes_what_follows_what_it_had():
+    async def story(stage):
+        await stage.ask()
+        await stage.clock.sleep(2.5)
+        restart(stage, lose_disk=True)
+        await stage.clock.sleep(3.0)
+        await stage.gateway.service.pool.prepare(MODEL)
+        await stage.ask(2)
+        await stage.clock.sleep(2 * EPOCH_S)
+        assert paid(stage) == 12_000 and stage.providers[0].settler.refusals == 0
+        assert all(isinstance(claim.transaction, Claim) for claim in claims(stage))
+        assert_no_fork(stage)
+
+    Stage().play(story)
+
+
 def test_with_an_empty_disk_and_no_payer_it_learns_from_the_aggregator_what_it_is_owed():
     async def story(stage):
         await stage.ask()
