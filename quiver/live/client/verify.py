@@ -1,23 +1,21 @@
 """Receipts as JSON, and their check by the client itself: no gateway has to be believed.
 
-The `quiver` object in the last piece of every answer is `encode_final`; `verify_receipt` reads it back. No I/O here.
+The `quiver` object in the last piece of every answer is `encode_final`; `verify_receipt` reads it back, and checks it with what checks
+bundles. No I/O here.
 Bytes are lower-case hex, numbers are JSON integers, the provider is libp2p's peer id text.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import coincurve
 import msgspec
+from nacl.exceptions import BadSignatureError
 
 from quiver.errors import BadSignature, MalformedMessage, ReceiptMismatch
-from quiver.identity.keys import compute_address, verify, verify_session
 from quiver.identity.peer_id import compute_peer_id, peer_id_text
-from quiver.identity.signing import ack_digest, ack_domain, receipt_digest, request_hash
-from quiver.ids import Address, ChannelId
+from quiver.live.client import verify_bundle
 from quiver.values.receipt import Acknowledgement, ReceiptBody, SignedReceipt
 from quiver.values.request import Final
 
@@ -71,8 +69,16 @@ def verify_receipt(
     """
     signed, ack = decode_receipt(obj)
     body = signed.body
-    if not verify(body.provider_key, receipt_digest(body), signed.signature):
-        raise BadSignature("the receipt's signature is not its provider's: do not trust this answer's bill")
+    # After a resume the last provider signed for its own part only, whose start the client does not know.
+    text = answer.encode() if isinstance(answer, str) else answer
+    text = text if _count(obj, "attempts") == 1 else None
+    max_tokens = None if sent_body is None else _count(obj, "max_tokens")
+    try:
+        verify_bundle.check_receipt(obj["receipt"], sent_body, max_tokens, text)
+    except BadSignatureError as error:
+        raise BadSignature("the receipt's signature is not its provider's: do not trust this answer's bill") from error
+    except ValueError as error:
+        raise ReceiptMismatch(str(error)) from error
     provider = peer_id_text(compute_peer_id(body.provider_key))
     for field, shown, in_receipt in (
         ("provider", obj.get("provider"), provider),
@@ -81,49 +87,29 @@ def verify_receipt(
     ):
         if shown != in_receipt:
             raise ReceiptMismatch(f"{field}: the gateway says {shown}, the signed receipt says {in_receipt}")
-    answer_checked = _check_answer(body, answer, _count(obj, "attempts"))
-    if sent_body is not None:
-        wanted = request_hash(body.request_id, body.model, _count(obj, "max_tokens"), sent_body)
-        if wanted != body.request_hash:
-            raise ReceiptMismatch("request_hash: the provider signed for another request than the one you sent")
     return {
         "provider": provider,
         "prompt_tokens": body.prompt_tokens,
         "completion_tokens": body.completion_tokens,
         "amount_credits": body.amount,
         "issued_ms": body.issued_ms,
-        "acknowledged_by": None if ack is None else "0x" + _check_acknowledgement(body, ack).hex(),
-        "answer_checked": answer_checked,
+        "acknowledged_by": None if ack is None else _check_acknowledgement(obj, body, ack),
+        "answer_checked": text is not None,
         "request_checked": sent_body is not None,
     }
 
 
-def _check_answer(body: ReceiptBody, answer: str | bytes | None, attempts: int) -> bool:
-    # After a resume the last provider signed for its own part only, whose start the client does not know.
-    if answer is None or attempts != 1:
-        return False
-    data = answer.encode() if isinstance(answer, str) else answer
-    if hashlib.sha256(data).digest() != body.response_hash:
-        raise ReceiptMismatch("response_hash: the provider signed for another text than the one you received")
-    return True
-
-
-def _check_acknowledgement(body: ReceiptBody, ack: Acknowledgement) -> Address:
+def _check_acknowledgement(obj: Mapping[str, Any], body: ReceiptBody, ack: Acknowledgement) -> str:
     if ack.channel != body.channel:
         raise ReceiptMismatch("acknowledgement: it belongs to another channel than the receipt")
     if ack.seq < body.seq or ack.cum < body.cum or (ack.seq == body.seq and ack.cum != body.cum):
         raise ReceiptMismatch(
             f"acknowledgement: it covers seq {ack.seq}, {ack.cum} credits; not seq {body.seq}, {body.cum}"
         )
-    digest = ack_digest(ack_domain(body.chain_id, body.contract), ChannelId(ack.channel), ack.cum, ack.seq, ack.head)
     try:
-        key = coincurve.PublicKey.from_signature_and_message(ack.signature, digest, hasher=None)
-        address = compute_address(key.format())
+        return verify_bundle.recover_session(obj["receipt"]["body"], obj["acknowledgement"])
     except Exception as error:  # coincurve raises bare Exception for an unrecoverable signature
-        raise BadSignature("the acknowledgement's signature is not a signature") from error
-    if not verify_session(address, digest, ack.signature):
-        raise BadSignature("the acknowledgement's signature is not in its canonical (low s) form")
-    return address
+        raise BadSignature(f"the acknowledgement is not signed: {error}") from error
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:
