@@ -78,7 +78,7 @@ def main() -> None:
     with ThreadPoolExecutor(PROCESSES) as pool:
         outcomes = list(pool.map(lambda name: run_apart(name, options.seconds), names))
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "report.md").write_text(write_report(outcomes, options.seconds))
+    (OUT / "report.md").write_text(write_report(outcomes, options.seconds, is_part=bool(options.names)))
     if failed := [one.name for one in outcomes if not one.has_passed]:
         sys.exit(f"failed: {', '.join(failed)}; the inputs are in {OUT}")
 

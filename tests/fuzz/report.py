@@ -40,9 +40,10 @@ def read_outcome(name: str, returncode: int, said: str, seconds: float) -> Outco
     )  # fmt: skip
 
 
-def write_report(outcomes: Sequence[Outcome], seconds: int) -> str:
-    """Markdown."""
+def write_report(outcomes: Sequence[Outcome], seconds: int, *, is_part: bool = False) -> str:
+    """Markdown. `is_part`: only some targets were run."""
     failed = [one.name for one in outcomes if not one.has_passed]
+    chosen = "".join(f" {one.name}" for one in outcomes) if is_part else ""
     result = f"failed: {', '.join(failed)}" if failed else f"none of {len(outcomes)} targets failed"
     rows = [
         f"| {one.name} | {one.seconds:.0f} | {'?' if one.inputs is None else f'{one.inputs:,}'} | {one.kept:,} | "
@@ -51,7 +52,7 @@ def write_report(outcomes: Sequence[Outcome], seconds: int) -> str:
     ]
     return f"""# Fuzzing
 
-`make fuzz FUZZ_S={seconds}` at commit {_commit()}: {result}.
+`python -m tests.fuzz --seconds {seconds}{chosen}` at commit {_commit()}: {result}.
 Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, two targets at a time.
 Each target runs {seconds} s with coverage guidance, on from whatever earlier runs left in out/fuzz; a crash, 5 s without an end or
 512 MB is a failure. Seconds include the start of the process.

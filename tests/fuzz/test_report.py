@@ -14,6 +14,8 @@ def test_a_run_that_ended_well_is_a_row_with_its_inputs():
     assert one.has_passed and one.line == "kad: 123,456 inputs in 20 s"
     assert "| kad | 20 | 123,456 | 78 | passed |" in write_report([one], 20)
     assert "none of 1 targets failed" in write_report([one], 20)
+    assert "`python -m tests.fuzz --seconds 20` at" in write_report([one], 20)
+    assert "`python -m tests.fuzz --seconds 20 kad` at" in write_report([one], 20, is_part=True)
 
 
 def test_a_run_that_broke_or_never_began_is_named():
