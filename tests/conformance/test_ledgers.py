@@ -8,11 +8,13 @@ import math
 import pytest
 
 from quiver.ids import Address
+from quiver.live.chain.artefact import UNIT_DEFAULT
 from quiver.live.chain.evm import EvmChain, EvmLedger
 from quiver.live.chain.local import LocalLedger
 from quiver.live.chain.shared_evm import SharedEvmLedger, shared_contract
 from quiver.params import Params
 from quiver.settlement.contract import Contract
+from quiver.values.ledger import Withdraw
 from sim.clock import SimClock
 from sim.invariants import SecondBookkeeper
 from sim.ledger import SimChain
@@ -123,6 +125,13 @@ class SharedEvmBed(LocalBed):
             await story()
             seen = [[ledger.events(0), ledger.channel(ledger.events(0)[1].channel)] for ledger in self.ledgers]
             assert seen[0][0] and all(one == seen[0] for one in seen)
+            # What was tried before it was written down has left no coin behind.
+            for chain in (ledger._chain for ledger in self.ledgers):
+                withdrawn = sum(e.transaction.amount for e in seen[0][0] if isinstance(e.transaction, Withdraw))
+                coins = [
+                    chain.coin(account) for account in (chain.contract, SimSigner(1, "payer", mode="real").account)
+                ]
+                assert coins == [(chain.deposited - withdrawn) * UNIT_DEFAULT, withdrawn * UNIT_DEFAULT]
 
         async def main():
             try:

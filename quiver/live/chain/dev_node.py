@@ -60,7 +60,7 @@ class DevNode:
             try:
                 return await work(rpc)
             except RpcError as error:
-                raise UsageError(f"the node at {self._url} refuses: {error}") from error
+                raise UsageError(f"the node at {self._url} refuses: {error.message}") from error
             finally:
                 await rpc.close()
 

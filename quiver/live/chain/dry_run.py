@@ -49,8 +49,8 @@ def explain(error: RpcError) -> SettlementError | Unavailable:
     if error.is_revert:
         return read_refusal(error.data or b"")
     if "insufficient funds" in error.message.lower():
-        return SettlementError("insufficient_coin", f"the account has too little of the chain's coin: {error}")
-    return Unavailable(f"the node refuses: {error}", retry_after_s=5.0)
+        return SettlementError("insufficient_coin", f"the account has too little of the chain's coin: {error.message}")
+    return error
 
 
 async def read_market(rpc: Rpc) -> Market:

@@ -90,7 +90,6 @@ class EvmChain:
         self.engine = engine or EVM(env=Env(cfg=CfgEnv(chain_id=chain_id)), spec_id=SPEC)
         self._unit = unit
         self._token = token
-        self._block = 0
         code = bytes.fromhex(load_artefact().bytecode[2:]) if bytecode is None else bytecode
         deployed = self.engine.deploy(
             hex_address(aggregator),
@@ -199,8 +198,8 @@ class EvmChain:
         return encode_call(transaction)
 
     def _next_block(self, now_ms: int) -> None:
-        self._block += 1
-        self.engine.set_block_env(BlockEnv(number=self._block, timestamp=now_ms // 1000))
+        # By what was accepted, not by what was tried: engines with the same history are in the same block.
+        self.engine.set_block_env(BlockEnv(number=len(self.events) + 1, timestamp=now_ms // 1000))
 
     def _view(self, signature: str, *values: object) -> bytes:
         types = [name for name in signature[signature.index("(") + 1 : -1].split(",") if name]

@@ -99,10 +99,7 @@ class Mirror:
     async def poll(self) -> bool:
         """Read what has become final; whether there was anything. `Unavailable` leaves everything as it was."""
         async with self._turn:
-            try:
-                return await self._advance()
-            except RpcError as error:
-                raise Unavailable(f"a node of chain {self.rpc.chain_id} refuses: {error}", retry_after_s=2.0) from error
+            return await self._advance()
 
     async def _advance(self) -> bool:
         final = int(await self.rpc.call("eth_blockNumber"), 16) - self._confirmations

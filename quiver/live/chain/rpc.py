@@ -17,7 +17,6 @@ from quiver.ids import Address, ChannelId
 from quiver.live.chain.artefact import selector
 from quiver.live.chain.calls import encode_call, place_nowhere, proof_of
 from quiver.live.chain.mirror import Mirror
-from quiver.live.chain.rpc_client import RpcError
 from quiver.live.chain.sender import Mined, Sender
 from quiver.live.log import note
 from quiver.settlement.accounts import NOBODY, check_amount
@@ -75,7 +74,7 @@ class RpcLedger:
         while True:
             try:
                 await self._step()
-            except (QuiverError, RpcError) as error:
+            except QuiverError as error:
                 note(
                     _log,
                     logging.WARNING,

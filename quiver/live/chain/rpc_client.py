@@ -28,7 +28,7 @@ _LIMIT_EXCEEDED = -32005
 Request = tuple[str, Sequence[object]]
 
 
-class RpcError(Exception):
+class RpcError(Unavailable):
     """The node answered, and refused. `data` is what a revert says, if it is one."""
 
     def __init__(self, error: Any) -> None:
@@ -37,7 +37,7 @@ class RpcError(Exception):
         self.message = str(told.get("message", ""))
         self.data = _revert_data(told.get("data"))
         self.is_revert = self.code == 3 or self.data is not None or "revert" in self.message.lower()
-        super().__init__(self.message)
+        super().__init__(f"the RPC node refuses: {self.message}", retry_after_s=RETRY_AFTER_S)
 
 
 def _revert_data(data: Any) -> bytes | None:
@@ -139,7 +139,7 @@ class Rpc:
     async def _check(self, number: int) -> None:
         (found,) = await self._post(number, [("eth_chainId", ())])
         if isinstance(found, RpcError):
-            raise OSError(str(found))
+            raise OSError(found.message)
         if int(found, 16) != self.chain_id:
             raise _WrongChain(f"serves chain {int(found, 16)}, not {self.chain_id}")
         self._checked.add(number)

@@ -99,12 +99,18 @@ class Sender:
         """Look after every nonce in use; ends whose transaction is in block `final` or before are told."""
         if not self.outbox.waiting:
             return
-        mined = int(await self.rpc.call("eth_getTransactionCount", self._hex, "latest"), 16)
-        await self._fill_gap(mined)
+        # A node that lags behind does not know the final block, and refuses.
+        taken, mined = (
+            int(told, 16)
+            for told in await self.rpc.results(
+                [("eth_getTransactionCount", (self._hex, at)) for at in (hex(final), "latest")]
+            )
+        )
+        await self._fill_gap(taken)
         for nonce, row in list(self.outbox.waiting.items()):
             receipt = await self._receipt(row)
             if receipt is None:
-                await self._push(row, is_next=nonce == mined, final=final)
+                await self._push(row, is_next=nonce == mined, is_taken=nonce < taken)
             elif int(receipt["blockNumber"], 16) <= final:
                 await self._finish(row, receipt)
 
@@ -142,10 +148,10 @@ class Sender:
         else:
             end.set_exception(outcome)
 
-    async def _push(self, row: Waiting, *, is_next: bool, final: int) -> None:
+    async def _push(self, row: Waiting, *, is_next: bool, is_taken: bool) -> None:
         """It is not in any block that we know of: is it lost, stuck, or was its nonce taken by somebody else?"""
         nonce = row.envelope.nonce
-        if int(await self.rpc.call("eth_getTransactionCount", self._hex, hex(final)), 16) > nonce:
+        if is_taken:
             # A receipt may have come in the meantime; then the next step sees it.
             if await self._receipt(row) is None:
                 await self.outbox.remove(nonce)
@@ -182,13 +188,16 @@ class Sender:
             # Known already, mined in this moment, or too cheap: the next step finds out which.
             note(_log, logging.INFO, f"the node did not take a transaction: {answer}", nonce=row.envelope.nonce)
 
-    async def _fill_gap(self, mined: int) -> None:
-        """Nonces that a deep reorganisation or a lost store left empty would hold up all later ones for ever."""
+    async def _fill_gap(self, taken: int) -> None:
+        """Nonces that a deep reorganisation or a lost store left empty would hold up all later ones for ever.
+
+        What is not final yet is still here, so a nonce between `taken` and our first is in nobody's hands.
+        """
         first = min(self.outbox.waiting)
-        if mined >= first:
+        if taken >= first:
             return
         fees = offer_fees(await read_market(self.rpc), cap_wei=self._cap_wei)
-        for nonce in range(mined, first):
+        for nonce in range(taken, first):
             note(_log, logging.WARNING, "a nonce that nobody fills is filled with nothing", nonce=nonce)
             nothing = Envelope(nonce=nonce, to=self.account, value=0, calldata=b"", gas=GAS_TRANSFER)
             await self.outbox.add(nothing, fees)
