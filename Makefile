@@ -59,7 +59,7 @@ tests/interop/js/node_modules/.setup-stamp: tests/interop/js/package.json tests/
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-# Vyper wants an older pycryptodome than the rest, so it has an environment of its own; only tests need it, the result is committed.
+# Vyper has an environment of its own: only tests need it, the result is committed.
 evm: setup  ## the contract's compiler, pinned, in .venv-vyper, and a real node for it, anvil
 	@$(MAKE) --no-print-directory .venv-vyper/.setup-stamp \
 		|| echo "vyper: the install failed, the contract will not be compiled again"

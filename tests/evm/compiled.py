@@ -1,4 +1,4 @@
-"""The compiler, in a virtual environment of its own: vyper wants an older pycryptodome than we do (`make evm`).
+"""The compiler, in a virtual environment of its own, because only tests need it (`make evm`).
 
 `python -m tests.evm.compiled` compiles the contract and writes the artefact that is committed.
 """
