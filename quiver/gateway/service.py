@@ -5,7 +5,7 @@ Rules of this file: it awaits and moves values; every rule is in admission, sess
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from quiver import trace
 from quiver.errors import (
@@ -24,9 +24,13 @@ from quiver.gateway.attempt import Attempt
 from quiver.gateway.discovery import FindProviders
 from quiver.gateway.pool import ProviderPool
 from quiver.gateway.session import Session
+from quiver.gateway.suspicion import Suspicion
 from quiver.ids import ModelId
-from quiver.runtime import Runtime
+from quiver.receipts.fraud.detector import Detector
+from quiver.receipts.history import Book
+from quiver.runtime import Nursery, Runtime
 from quiver.selection.policy import Policy, check_decision, tell, wanted_probes
+from quiver.selection.reputation import Reputation
 from quiver.values.decision import Candidate, Outcome
 from quiver.values.request import Failure, Final, InferenceRequest, Principal, RequestEvent, TokenChunk
 
@@ -40,7 +44,11 @@ class GatewayService:
         policy: Policy,
         models: Mapping[str, ModelId],
         find_providers: FindProviders,
+        *,
+        detectors: Sequence[Detector] = (),
+        witnesses: Iterable[bytes] = (),
     ) -> None:
+        """`detectors` look for fraud in what this gateway pays for; `witnesses` are keys whose evidence it may import."""
         self.runtime = runtime
         self.policy = policy
         self.models = dict(models)
@@ -49,11 +57,21 @@ class GatewayService:
         self.pool = ProviderPool(runtime, tuple(self.models.values()), find_providers)
         self.table = self.pool.table
         self.purse = self.pool.purse
+        self.reputation = Reputation(witnesses)
+        self.suspicion: Suspicion | None = None
+        if detectors:
+            book = self.purse.book = Book()
+            self.suspicion = Suspicion(
+                runtime, book, tuple(detectors), self.reputation, self.table, tuple(self.models.values())
+            )
         self._node = runtime.signer.peer_id
 
     async def run(self) -> None:
         """Keep providers found and connected until cancelled."""
-        await self.pool.run()
+        async with Nursery() as nursery:
+            if self.suspicion is not None:
+                nursery.start(self.suspicion.run())
+            await self.pool.run()
 
     async def close(self) -> None:
         """Acknowledge what was delivered, so that nobody waits for its money."""
@@ -129,8 +147,9 @@ class GatewayService:
             raise NoProvider(f"no provider of {session.request.model!r} is left to try", retry_after_s=1.0)
         return self._dispatch(session, model, candidates)
 
-    def _dispatch(self, session: Session, model: ModelId, candidates: list[Candidate]) -> Attempt:
+    def _dispatch(self, session: Session, model: ModelId, candidates: Sequence[Candidate]) -> Attempt:
         runtime, now = self.runtime, self.runtime.clock.now()
+        candidates = self.reputation.trusted(candidates, runtime.clock.utc_ms())
         decision = self.policy.choose(session.request, candidates, now=now, rng=runtime.rng)
         check_decision(decision, candidates)
         probes = wanted_probes(self.policy, now=now, rng=runtime.rng)
