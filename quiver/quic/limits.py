@@ -146,31 +146,47 @@ class Tally:
 
 
 class StreamScope:
-    """The streams of one protocol with one peer, counted in every scope they belong to."""
+    """The streams of one protocol with one peer, counted in every scope they belong to.
 
-    __slots__ = ("_tallies",)
+    Every rpc passes here four times, so the loops hold no calls.
+    """
+
+    __slots__ = ("_refusals", "_tallies")
 
     def __init__(self, tallies: tuple[tuple[Refusal, Tally], ...]) -> None:
-        self._tallies = tallies
+        self._refusals = tuple(refusal for refusal, _ in tallies)
+        self._tallies = tuple(tally for _, tally in tallies)
 
     def enter(self, *, is_incoming: bool) -> Refusal | None:
         """Count one more stream, or say which bound it would break."""
-        for refusal, tally in self._tallies:
-            if not tally.has_room(is_incoming=is_incoming):
-                return refusal
-        for _, tally in self._tallies:
-            tally.add(1, is_incoming=is_incoming)
+        tallies = self._tallies
+        if is_incoming:
+            for tally in tallies:
+                bound, count = tally.bound, tally.incoming
+                if count >= bound.incoming or count + tally.outgoing >= bound.total:
+                    return self._refusals[tallies.index(tally)]
+            for tally in tallies:
+                tally.incoming += 1
+        else:
+            for tally in tallies:
+                bound, count = tally.bound, tally.outgoing
+                if count >= bound.outgoing or count + tally.incoming >= bound.total:
+                    return self._refusals[tallies.index(tally)]
+            for tally in tallies:
+                tally.outgoing += 1
         return None
 
     def leave_incoming(self) -> None:
         """One that a peer opened is over."""
-        for _, tally in self._tallies:
-            tally.add(-1, is_incoming=True)
+        for tally in self._tallies:
+            tally.incoming -= 1
+        assert self._tallies[0].incoming >= 0
 
     def leave_outgoing(self) -> None:
         """One that we opened is over."""
-        for _, tally in self._tallies:
-            tally.add(-1, is_incoming=False)
+        for tally in self._tallies:
+            tally.outgoing -= 1
+        assert self._tallies[0].outgoing >= 0
 
 
 class Quota:

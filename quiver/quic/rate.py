@@ -33,11 +33,15 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """One token, if there is one."""
-        self._tokens = min(self._rate.burst, self._tokens + (now - self._at_s) * self._rate.per_s)
+        rate = self._rate
+        tokens = self._tokens + (now - self._at_s) * rate.per_s
+        if tokens > rate.burst:
+            tokens = float(rate.burst)
         self._at_s = now
-        if self._tokens < 1.0:
+        if tokens < 1.0:
+            self._tokens = tokens
             return False
-        self._tokens -= 1.0
+        self._tokens = tokens - 1.0
         return True
 
 
