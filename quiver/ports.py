@@ -200,8 +200,11 @@ class Signer(Protocol):
     async def sign(self, message: bytes) -> bytes:
         """Ed25519 over the message, 64 bytes."""
 
-    async def sign_session(self, digest: bytes) -> bytes:
-        """secp256k1 over a 32-byte digest: r | s | v, 65 bytes, low s."""
+    async def sign_session(self, digest: bytes, session: Address | None = None) -> bytes:
+        """secp256k1 over a 32-byte digest: r | s | v, 65 bytes, low s. By `session_address`, or a session key rotated to.
+
+        `ValueError` for a session that is none of ours.
+        """
 
 
 class Verifier(Protocol):

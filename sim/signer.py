@@ -64,11 +64,19 @@ class SimSigner:
             return self._pair.sign(message)
         return compute_tag(self.public_key, message, b"ed25519")
 
-    async def sign_session(self, digest: bytes) -> bytes:
+    async def sign_session(self, digest: bytes, session: Address | None = None) -> bytes:
         """65 bytes."""
         if self._pair is not None:
-            return self._pair.sign_session(digest)
-        return compute_tag(self.session_address, digest, b"secp256k1") + b"\0"
+            return self._pair.sign_session(digest, session)
+        if session not in (None, self.session_address, self.next_session(self.session_address)):
+            raise ValueError("this session key is none of this node's")
+        return compute_tag(session or self.session_address, digest, b"secp256k1") + b"\0"
+
+    def next_session(self, session: Address) -> Address:
+        """The session key after `session`; modelled keys have one rotation."""
+        if self._pair is not None:
+            return self._pair.next_session(session)
+        return Address(hashlib.blake2b(self.session_address, digest_size=20, person=b"QUIVer/rotation").digest())
 
 
 class SimVerifier:

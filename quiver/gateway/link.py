@@ -13,11 +13,13 @@ from quiver.errors import PeerError, PeerUnreachable, QuiverError, ReceiptMismat
 from quiver.gateway.inbox import RequestInbox
 from quiver.gateway.payer import PayerChannel
 from quiver.identity import signing
-from quiver.ids import PeerId, RequestId
+from quiver.ids import Address, PeerId, RequestId
 from quiver.ports import Stream
 from quiver.receipts.history import Book
+from quiver.receipts.log import head_of
 from quiver.receipts.signatures import sign_acknowledgement, verify_receipt
 from quiver.runtime import Nursery, Runtime
+from quiver.settlement.channel import session_at
 from quiver.values.frames import (
     Accept,
     AckFrame,
@@ -64,9 +66,11 @@ class ProviderLink:
             digest = signing.authorise_digest(
                 ledger.chain_id, ledger.contract, state.channel, runtime.signer.peer_id, self.peer, expires_ms
             )
+            session = self._session()
+            await self._renew(session)
             authorise = Authorise(
-                channel=state.channel, payer=state.payer, session=state.session, gateway=runtime.signer.peer_id,
-                provider=self.peer, expires_ms=expires_ms, signature=await runtime.signer.sign_session(digest),
+                channel=state.channel, payer=state.payer, session=session, gateway=runtime.signer.peer_id,
+                provider=self.peer, expires_ms=expires_ms, signature=await runtime.signer.sign_session(digest, session),
                 head=self.channel.log.head, last=self.channel.log.last,
             )  # fmt: skip
             async with runtime.clock.deadline(params.dial_timeout_s):
@@ -251,12 +255,30 @@ class ProviderLink:
         if self._acks is not None and (acknowledgement := await self._sign()) is not None:
             await self._acks.send(AckFrame(acknowledgement=acknowledgement))
 
+    async def _renew(self, session: Address) -> None:
+        """After a rotation, what the old key signed for pays no more: the new one signs for it before anything else."""
+        channel, runtime = self.channel, self.runtime
+        if channel.log.last is not None and session != runtime.signer.session_address:
+            acknowledgement = await sign_acknowledgement(
+                runtime.signer, channel.log.terms, head_of(channel.log.last), session=session
+            )
+            if batch := channel.log.on_signed(acknowledgement):
+                await runtime.store.commit(batch)
+
+    def _session(self) -> Address:
+        """Whose signature counts now: the ledger knows of a rotation that was asked for beside this process."""
+        runtime, channel = self.runtime, self.channel
+        state = runtime.ledger.channel(channel.state.channel) or channel.state
+        return session_at(state, runtime.clock.utc_ms())
+
     async def _sign(self) -> Acknowledgement | None:
         """The durable signature for everything accepted so far; None when there is nothing new."""
         channel, runtime = self.channel, self.runtime
         if not channel.unsigned:
             return None
-        acknowledgement = await sign_acknowledgement(runtime.signer, channel.log.terms, channel.log.head)
+        acknowledgement = await sign_acknowledgement(
+            runtime.signer, channel.log.terms, channel.log.head, session=self._session()
+        )
         batch = channel.log.on_signed(acknowledgement)
         if not batch:
             # Another round signed a newer head meanwhile.

@@ -14,6 +14,8 @@ from quiver.identity.peer_id import compute_peer_id
 from quiver.ids import Address
 
 SIGNATURE_BYTES, SESSION_SIGNATURE_BYTES = 64, 65
+# Session keys a seed has: a rotation takes two days, so these last for months of nothing else.
+SESSIONS_MAX = 64
 # Half of the secp256k1 group order: a larger s is the malleable twin of a valid signature.
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
@@ -30,7 +32,9 @@ class KeyPair:
 
     __slots__ = (
         "_ed25519_secret",
+        "_seed",
         "_session",
+        "_sessions",
         "_account",
         "public_key",
         "peer_id",
@@ -43,12 +47,14 @@ class KeyPair:
         if len(seed) != 32:
             raise ValueError(f"a key seed has 32 bytes, not {len(seed)}")
         self.public_key, self._ed25519_secret = nacl.bindings.crypto_sign_seed_keypair(seed)
+        self._seed = seed
         self._session = coincurve.PrivateKey(hashlib.sha256(b"QUIVer/session-key/v1" + seed).digest())
         self._account = coincurve.PrivateKey(hashlib.sha256(b"QUIVer/account-key/v1" + seed).digest())
         self.peer_id = compute_peer_id(self.public_key)
         self.session_public_key = self._session.public_key.format()
         self.session_address = compute_address(self.session_public_key)
         self.account = compute_address(self._account.public_key.format())
+        self._sessions = {self.session_address: self._session}
 
     def __repr__(self) -> str:
         return f"KeyPair(account=0x{self.account.hex()})"
@@ -57,9 +63,34 @@ class KeyPair:
         """Ed25519, 64 bytes."""
         return nacl.bindings.crypto_sign(message, self._ed25519_secret)[:SIGNATURE_BYTES]
 
-    def sign_session(self, digest: bytes) -> bytes:
-        """secp256k1 over a 32-byte digest: r | s | v with low s, 65 bytes."""
-        return self._session.sign_recoverable(digest, hasher=None)
+    def sign_session(self, digest: bytes, session: Address | None = None) -> bytes:
+        """secp256k1 over a 32-byte digest: r | s | v with low s, 65 bytes; by the first session key, or that of `session`.
+
+        `ValueError` for a session that is none of ours.
+        """
+        if session is None:
+            return self._session.sign_recoverable(digest, hasher=None)
+        self._derive_sessions(session)
+        if session not in self._sessions:
+            raise ValueError("this session key is none of this node's")
+        return self._sessions[session].sign_recoverable(digest, hasher=None)
+
+    def next_session(self, session: Address) -> Address:
+        """The session key after `session`, to rotate to. `ValueError` after the last, or for one that is none of ours."""
+        self._derive_sessions(None)
+        addresses = list(self._sessions)
+        if session not in self._sessions or session == addresses[-1]:
+            raise ValueError("there is no session key of this node after this one")
+        return addresses[addresses.index(session) + 1]
+
+    def _derive_sessions(self, until: Address | None) -> None:
+        """In order, up to the one asked for: whoever has the seed finds every key a channel was ever rotated to."""
+        for number in range(len(self._sessions), SESSIONS_MAX):
+            if until in self._sessions:
+                return
+            secret = hashlib.sha256(b"QUIVer/session-key/v1" + self._seed + number.to_bytes(4, "big")).digest()
+            key = coincurve.PrivateKey(secret)
+            self._sessions[compute_address(key.public_key.format())] = key
 
     def sign_account(self, digest: bytes) -> bytes:
         """The same by the account's key: what moves this node's money. Only a transaction's digest belongs here."""

@@ -101,9 +101,9 @@ class LiveSigner:
         signature: bytes = await self._pool.run(self._keypair.sign, message)
         return signature
 
-    async def sign_session(self, digest: bytes) -> bytes:
+    async def sign_session(self, digest: bytes, session: Address | None = None) -> bytes:
         """secp256k1 over a 32-byte digest: r | s | v, 65 bytes, low s."""
-        signature: bytes = await self._pool.run(self._keypair.sign_session, digest)
+        signature: bytes = await self._pool.run(self._keypair.sign_session, digest, session)
         return signature
 
 

@@ -28,7 +28,7 @@ class OfferDesk:
         self._admission = admission
         self._hardware = hardware
         self._region = region
-        self._payout = payout or runtime.signer.account
+        self._payout = payout
 
     async def start(self) -> None:
         """Raise the durable generation, then sign."""
@@ -51,7 +51,7 @@ class OfferDesk:
                 provider=runtime.signer.peer_id, public_key=runtime.signer.public_key, model=model,
                 name=served.installed.name, prompt_price=served.price.prompt, completion_price=served.price.completion,
                 minimum_credits=served.price.minimum_credits, hardware=self._hardware, slots=self._admission.slots,
-                prefill_tps=served.prefill_tps, decode_tps=served.decode_tps, payout=self._payout,
+                prefill_tps=served.prefill_tps, decode_tps=served.decode_tps, payout=self._payout or runtime.signer.account,
                 chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract, generation=self.generation,
                 expires_ms=expires_ms,
             )  # fmt: skip

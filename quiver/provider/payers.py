@@ -14,9 +14,9 @@ from quiver.provider.channel import ProviderChannel
 from quiver.provider.metering import Meter
 from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.log import ProviderLog
-from quiver.receipts.signatures import sign_receipt, verify_acknowledgement
+from quiver.receipts.signatures import find_signer, sign_receipt
 from quiver.runtime import Runtime
-from quiver.settlement.channel import session_at
+from quiver.settlement.channel import sessions_about
 from quiver.values.frames import AckFrame, Authorise, Open
 from quiver.values.ledger import ChannelState
 from quiver.values.receipt import Acknowledgement, SignedReceipt
@@ -70,15 +70,15 @@ class Payers:
             raise refuse("no such channel on the ledger, or it is closed")
         if not is_ours(runtime, state, self._payout) or frame.provider != runtime.signer.peer_id:
             raise refuse("the channel pays another provider")
-        session = session_at(state, runtime.clock.utc_ms())
-        if frame.gateway != peer or frame.payer != state.payer or frame.session != session:
+        sessions = sessions_about(state, runtime.clock.utc_ms(), runtime.params.clock_skew_ms_max)
+        if frame.gateway != peer or frame.payer != state.payer or frame.session not in sessions:
             raise refuse("it names another gateway, payer or session key")
         if frame.expires_ms < runtime.clock.utc_ms() - runtime.params.clock_skew_ms_max:
             raise refuse("it has expired")
         digest = signing.authorise_digest(
             ledger.chain_id, ledger.contract, frame.channel, frame.gateway, frame.provider, frame.expires_ms
         )
-        if not await runtime.verifier.verify_session(session, digest, frame.signature):
+        if not await runtime.verifier.verify_session(frame.session, digest, frame.signature):
             raise BadSignature(
                 "Authorise refused: the session key's signature does not verify",
                 peer_id=peer,
@@ -86,8 +86,8 @@ class Payers:
             )
         channel = load_channel(runtime, self.channels, frame.channel, payout=self._payout)
         channel.state = state
-        # An older one is known, and may be by a key that counts no more.
-        if frame.last is not None and frame.last.seq > channel.log.acknowledged.seq:
+        # An older one is known, and may be by a key that counts no more; the same again under a new key pays, ours does not.
+        if frame.last is not None and frame.last.seq >= channel.log.acknowledged.seq and frame.last != channel.log.last:
             await self._on_acknowledgement(peer, channel, frame.last)
         return channel
 
@@ -136,10 +136,12 @@ class Payers:
         """Verify, count, make durable. A bad one is evidence and ends the stream it came on."""
         runtime, ledger = self._runtime, self._runtime.ledger
         try:
-            await verify_acknowledgement(
-                runtime.verifier, acknowledgement, chain_id=ledger.chain_id, contract=ledger.contract,
-                session=session_at(channel.state, runtime.clock.utc_ms()),
-            )  # fmt: skip
+            sessions = sessions_about(channel.state, runtime.clock.utc_ms(), runtime.params.clock_skew_ms_max)
+            signer = await find_signer(
+                runtime.verifier, acknowledgement, sessions, chain_id=ledger.chain_id, contract=ledger.contract
+            )
+            if signer is None:
+                raise BadSignature("acknowledgement_signature: not by the session key that counts now")
             batch = channel.on_acknowledged(acknowledgement)
         except PeerError as error:
             runtime.trace.emit(

@@ -98,6 +98,7 @@ class Settler:
     async def collect(self) -> None:
         """Hand in receipts and fetch proofs. An aggregator that is away costs a round, never a receipt."""
         async with self._collecting:
+            self._load()
             if not self._restored:
                 self._restored = await restore(self.runtime, self.channels, self.aggregator, payout=self._payout)
             try:
@@ -112,14 +113,18 @@ class Settler:
         """Claim what the policy says, and look after what is contested."""
         async with self._claiming:
             try:
-                if not self._known:
-                    load_known(self.runtime, self.channels, payout=self._payout)
-                    self._known = True
+                self._load()
                 await self._claim()
                 await self.watcher.look()
                 self.watcher.clear("ledger")
             except QuiverError as error:
                 self.watcher.warn("ledger", f"the ledger or the store is away; exits are not watched: {error}")
+
+    def _load(self) -> None:
+        """Once a life: the channels of lives before this one."""
+        if not self._known:
+            load_known(self.runtime, self.channels, payout=self._payout)
+            self._known = True
 
     def _has_work(self) -> bool:
         """Receipts to hand in, or a posted root to ask a proof of; an open epoch can prove nothing yet."""

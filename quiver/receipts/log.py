@@ -157,6 +157,9 @@ class ProviderLog:
     def on_acknowledged(self, ack: Acknowledgement, *, receipts_batch_max: int) -> Batch:
         """A verified acknowledgement. One that is not newer than ours changes nothing; one over a head we never had is refused,
         unless we have nothing to hold against it: then it is where the channel stands."""
+        last = self._record.last
+        if last is not None and ack.seq == last.seq and ack != last:
+            return self._renew(last, ack)
         if ack.seq <= self.acknowledged.seq:
             return []
         if self.is_taken_over_by(ack):
@@ -167,6 +170,13 @@ class ProviderLog:
         # The newest boundary moves forward while its batch stays small.
         boundaries = (*(kept[:-1] if ack.seq - start <= receipts_batch_max else kept), ack)
         self._record = msgspec.structs.replace(self._record, boundaries=boundaries, last=ack)
+        return [self._put()]
+
+    def _renew(self, last: Acknowledgement, ack: Acknowledgement) -> Batch:
+        """The same head under the payer's new session key: the old one's signature pays no more."""
+        check_acknowledgement(ack, head_of(last), self.terms.channel)
+        boundaries = tuple(ack if kept == last else kept for kept in self._record.boundaries)
+        self._record = msgspec.structs.replace(self._record, last=ack, boundaries=boundaries)
         return [self._put()]
 
     def is_taken_over_by(self, ack: Acknowledgement) -> bool:
@@ -306,7 +316,12 @@ class PayerLog:
         """
         last = self._record.last
         if last is not None and ack.seq <= last.seq:
-            return []
+            if ack.seq < last.seq or ack == last:
+                return []
+            # The same head under a new session key.
+            check_acknowledgement(ack, head_of(last), self.terms.channel)
+            self._record = msgspec.structs.replace(self._record, last=ack)
+            return [(PAYER_CHANNELS, self.terms.channel, _ENCODE(self._record))]
         at = next((head for head, _ in self._unsigned if head.seq == ack.seq), self._head)
         check_acknowledgement(ack, at, self.terms.channel)
         rows: dict[tuple[str, bytes], bytes | None] = {}

@@ -24,12 +24,13 @@ async def verify_receipt(verifier: Verifier, receipt: SignedReceipt) -> None:
         raise BadSignature(f"receipt_signature: receipt {receipt.body.seq} is not signed by its provider key")
 
 
-async def sign_acknowledgement(signer: Signer, terms: ChannelTerms, at: ChannelHead) -> Acknowledgement:
-    """The payer's session signature over one head."""
+async def sign_acknowledgement(
+    signer: Signer, terms: ChannelTerms, at: ChannelHead, *, session: Address | None = None
+) -> Acknowledgement:
+    """The payer's session signature over one head; `session` is the key the ledger names, None the payer's first."""
     digest = ack_digest(ack_domain(terms.chain_id, terms.contract), terms.channel, at.cum, at.seq, at.head)
-    return Acknowledgement(
-        channel=terms.channel, seq=at.seq, cum=at.cum, head=at.head, signature=await signer.sign_session(digest)
-    )
+    signature = await (signer.sign_session(digest) if session is None else signer.sign_session(digest, session))
+    return Acknowledgement(channel=terms.channel, seq=at.seq, cum=at.cum, head=at.head, signature=signature)
 
 
 async def verify_acknowledgement(

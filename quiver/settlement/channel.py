@@ -38,6 +38,12 @@ def sessions_of(state: ChannelState) -> tuple[Address, ...]:
     return (state.session,) if state.next_session is None else (state.session, state.next_session)
 
 
+def sessions_about(state: ChannelState, now_ms: int, clock_skew_ms_max: int) -> tuple[Address, ...]:
+    """Whose signature a peer may take to count now: around a rotation, two clocks differ about which."""
+    about = (session_at(state, now_ms - clock_skew_ms_max), session_at(state, now_ms + clock_skew_ms_max))
+    return about if about[0] != about[1] else about[:1]
+
+
 def start_rotation(state: ChannelState, session: Address, *, now_ms: int, rotates_at_ms: int) -> ChannelState:
     """`session` counts from `rotates_at_ms` on; the key that counts until then is kept beside it."""
     return msgspec.structs.replace(

@@ -213,6 +213,60 @@ def test_what_the_old_key_signed_is_claimed_before_the_key_goes():
     Stage().play(story)
 
 
+def test_a_payer_changes_its_session_key_and_every_credit_before_and_after_is_paid():
+    async def story(stage):
+        signer = stage.gateway.signer
+        await stage.ask()
+        await stage.clock.sleep(1.0)
+        channel = stage.channel().state.channel
+        new = signer.next_session(signer.session_address)
+        await stage.gateway.runtime.ledger.submit(RotateSession(sender=signer.account, channel=channel, session=new))
+        rotated = stage.contract.channel(channel).rotates_at_ms
+        # The old key is honoured until then.
+        await stage.ask(2)
+        await stage.clock.sleep((rotated - stage.clock.utc_ms()) / 1000 - 1.0)
+        assert paid(stage) == 12_000
+        await stage.clock.sleep(2.0)
+        await stage.ask(3)
+        # Its provider starts anew, and meets a payer that signs with the new key.
+        restart(stage)
+        await stage.clock.sleep(2.0)
+        await stage.gateway.service.pool.prepare(MODEL)
+        await stage.ask(4)
+        await stage.clock.sleep(2 * EPOCH_S)
+        assert paid(stage) == 24_000 and stage.providers[0].settler.refusals == 0
+        assert len(list(stage.contract.channel_states())) == 1
+        assert not stage.events.of(trace.EvidenceRecorded)
+        assert_no_fork(stage)
+
+    Stage(params=replace(Stage().params, exit_delay_s=20.0, clock_skew_ms_max=1_000)).play(story)
+
+
+def test_what_an_old_key_signed_and_nobody_claimed_is_signed_for_again_by_the_new_one():
+    async def story(stage):
+        signer = stage.gateway.signer
+        await stage.ask()
+        await stage.clock.sleep(1.0)
+        channel = stage.channel().state.channel
+        new = signer.next_session(signer.session_address)
+        # The provider sleeps through the whole delay.
+        node = stage.providers[0]
+        node.crash()
+        await stage.gateway.runtime.ledger.submit(RotateSession(sender=signer.account, channel=channel, session=new))
+        await stage.clock.sleep(25.0)
+        assert paid(stage) == 0
+        node.revive()
+        node.settler.policy = ClaimPolicy(age_s_max=5.0)
+        await node.start([], announce=False)
+        await stage.clock.sleep(2.0)
+        await stage.gateway.service.pool.prepare(MODEL)
+        await stage.clock.sleep(2 * EPOCH_S)
+        assert paid(stage) == 6_000
+        assert_no_fork(stage)
+
+    Stage(params=replace(Stage().params, exit_delay_s=20.0, clock_skew_ms_max=1_000)).play(story)
+
+
 def test_what_no_aggregator_commits_is_claimed_directly_once_it_is_old():
     async def story(stage):
         stage.aggregator.crash()
