@@ -21,6 +21,7 @@ from quiver.aggregator.epochs import (
     put_commitment,
 )
 from quiver.aggregator.published import Manifest, Publisher
+from quiver.aggregator.usage import forget_usage
 from quiver.aggregator.window import LEAVES, RECEIPTS, Entry, Window, epoch_key
 from quiver.errors import SettlementError, Unavailable
 from quiver.receipts.promises import sign_commitment
@@ -173,6 +174,7 @@ class Closing:
             key = epoch_key(epoch)
             await self._delete(self._archive.forget(epoch))
             await self._delete((RECEIPTS, row, None) for row, _ in store.scan(RECEIPTS, key))
+            await self._delete(forget_usage(store, epoch))
             await store.commit([(COMMITMENTS, key, None)])
 
     async def _delete(self, rows: Iterable[Put]) -> None:

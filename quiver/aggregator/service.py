@@ -19,6 +19,7 @@ from quiver.aggregator.defence import Defence
 from quiver.aggregator.fraud import FraudDesk
 from quiver.aggregator.shard import ShardClosing
 from quiver.aggregator.shards import Shards
+from quiver.aggregator.usage import Usage
 from quiver.aggregator.window import Ingest, Window, load_head
 from quiver.errors import BadSignature, PeerError, ReceiptMismatch, Unavailable, WireCode
 from quiver.identity.peer_id import peer_id_text, public_key_of
@@ -54,6 +55,7 @@ class AggregatorService:
         """
         self._runtime = runtime
         self._window = Window.load(runtime.store, runtime.params)
+        self.usage = Usage(runtime.store, self._window.next_open)
         self._shards = shards
         self._number = None if shards is None else shards.number_of(runtime.signer.peer_id)
         self.bonding = Bonding(runtime, poster)
@@ -137,7 +139,10 @@ class AggregatorService:
             state, frame.previous, frame.receipts, heads, frame.acknowledgement, utc_ms=runtime.clock.utc_ms(),
             head_at=lambda epoch, channel, seq: load_head(runtime.store, epoch, channel, seq),
         )  # fmt: skip
-        await runtime.store.commit(done.batch)
+        rows = self.usage.add(
+            done.epoch, state.provider, frame.receipts[done.duplicates :], first_open=self._window.next_open
+        )
+        await runtime.store.commit([*done.batch, *rows])
         if done.accepted:
             self.fraud.on_receipts(frame.receipts[done.duplicates :])
             runtime.trace.emit(

@@ -121,6 +121,15 @@ def run_evidence(given: argparse.Namespace) -> int:
     return process.EXIT_DONE
 
 
+def run_analytics(given: argparse.Namespace) -> int:
+    """Sums."""
+    from quiver.live import analytics
+
+    by = given.by or ("provider", "model", "epoch")
+    print(asyncio.run(analytics.run(given.config, by=by, as_json=given.json, parquet=given.parquet)))
+    return process.EXIT_DONE
+
+
 def run_client(given: argparse.Namespace) -> int:
     """One question."""
     from quiver.live.client.ask import ask
@@ -233,6 +242,7 @@ _COMMANDS = {
     "init": run_init,
     "doctor": run_doctor,
     "evidence": run_evidence,
+    "analytics": run_analytics,
     "client": run_client,
     "devnet": run_devnet,
     "p2p": run_p2p,

@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_client(commands)
     _add_evidence(commands)
+    _add_analytics(commands)
     _add_devnet(commands)
     add_p2p(commands)
     add_settle(commands)
@@ -134,6 +135,22 @@ def _add_evidence(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     evidence.add_argument("--config", type=Path, metavar="FILE", help="of an aggregator; it may be running")
     evidence.add_argument("--check", type=Path, metavar="FILE", help="JSON lines whose signatures are verified")
     evidence.add_argument("--json", action="store_true", help="one JSON object a line, as in docs/protocol.md")
+
+
+def _add_analytics(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Sum up what providers served through an aggregator, by provider, model and epoch."
+    analytics = commands.add_parser(
+        "analytics", help=text, description=text, formatter_class=FORMAT,
+        epilog="examples:\n  python -m quiver.live analytics --config aggregator.toml\n"
+        "  python -m quiver.live analytics --config aggregator.toml --by provider --by epoch --json\n"
+        "  python -m quiver.live analytics --config aggregator.toml --by model --parquet usage.parquet\n\n"
+        "An aggregator on a file may be running. Sums are over the epochs it keeps.",
+    )  # fmt: skip
+    analytics.add_argument("--config", type=Path, required=True, metavar="FILE", help="of an aggregator")
+    columns = ("provider", "model", "epoch")
+    analytics.add_argument("--by", action="append", choices=columns, default=[], help="may be repeated; else all three")
+    analytics.add_argument("--json", action="store_true", help="one JSON array")
+    analytics.add_argument("--parquet", type=Path, metavar="FILE", help="write it there; never overwrites")
 
 
 def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

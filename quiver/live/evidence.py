@@ -6,8 +6,7 @@ A file store is opened read-only, so nothing waits for us; a PostgreSQL store is
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from quiver.aggregator.fraud import load_evidence
@@ -15,56 +14,21 @@ from quiver.errors import BadSignature, MalformedMessage, UsageError
 from quiver.identity import keys
 from quiver.identity.peer_id import compute_peer_id, peer_id_text
 from quiver.live import config, keyfile
-from quiver.live.stores.choice import find_url, open_store
-from quiver.live.stores.rows import successor
-from quiver.ports import Batch, Store
+from quiver.live.stores.reader import open_to_read, readable
 from quiver.receipts.evidence import read_line, verify_evidence, write_line
 from quiver.values.evidence import SignedEvidence
 
 LINES_MAX = 100_000
 
 
-class _FileReader:
-    """The `Store` port on a file that another process writes; only for looking."""
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            raise UsageError(f"{path}: no such store; has this aggregator run yet?")
-        try:
-            self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        except sqlite3.Error as error:
-            raise UsageError(f"cannot read the store {path}: {error}") from error
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        found = self._connection.execute("SELECT value FROM rows WHERE tab = ? AND key = ?", (table, key)).fetchone()
-        return None if found is None else bytes(found[0])
-
-    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        until = successor(prefix)
-        query = "SELECT key, value FROM rows WHERE tab = ? AND key >= ?" + ("" if until is None else " AND key < ?")
-        given = (table, prefix) if until is None else (table, prefix, until)
-        yield from self._connection.execute(query + " ORDER BY key", given)
-
-    async def commit(self, batch: Batch) -> None:
-        raise UsageError("this store is read only")
-
-    async def close(self) -> None:
-        self._connection.close()
-
-
 async def read_store(path: Path) -> list[SignedEvidence]:
     """What the aggregator of the config at `path` has signed and kept."""
     loaded = config.load(path, config.AggregatorConfig)
     place = config.resolve(path, loaded.store)
-    store: Store
-    if find_url(loaded.store, place) is None:
-        store = _FileReader(place)
-    else:
-        store = open_store(loaded.store, place, keyfile.load(config.resolve(path, loaded.key)).peer_id)
+    store = open_to_read(loaded.store, place, keyfile.load(config.resolve(path, loaded.key)).peer_id)
     try:
-        return list(load_evidence(store))
-    except sqlite3.Error as error:
-        raise UsageError(f"cannot read the store {place}: {error}") from error
+        with readable(place):
+            return list(load_evidence(store))
     finally:
         await store.close()
 
