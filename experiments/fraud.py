@@ -26,14 +26,15 @@ TARGETS = {
     "speed": ("over-report",), "tokens": ("over-report",), "replay": ("resell",), "boast": ("boast",),
     "self-dealing": ("wash",), "overlap": ("wash", "over-report"), "amount": (), "equivocation": (),
 }  # fmt: skip
-FACTORS = (1.25, 1.5, 2.0, 3.0)
-SHOWN_FACTOR = 2.0
+# (tokens counted for each one made, seconds between two inventions of a ring's provider), from shy to bold.
+LEVELS = ((1.25, 20.0), (1.5, 10.0), (2.0, 5.0), (3.0, 2.5))
+SHOWN_LEVEL = 2
 PROVIDERS, GATEWAYS, DURATION_S, LOAD, SHARE = 40, 6, 300.0, 0.3, 0.1
 QUICK_PROVIDERS, QUICK_DURATION_S = 12, 60.0
 
 
 def scenarios(quick: bool = False) -> list[Scenario]:
-    """One a factor of over-reporting; everything else is the same."""
+    """One a level of boldness; everything else is the same."""
     base = Scenario(
         name=NAME, providers=QUICK_PROVIDERS if quick else PROVIDERS, gateways=2 if quick else GATEWAYS,
         duration_s=QUICK_DURATION_S if quick else DURATION_S, load=LOAD, discovery="given", fallback=True, detectors="all",
@@ -41,14 +42,12 @@ def scenarios(quick: bool = False) -> list[Scenario]:
     return [
         base.replace(
             adversary=(
-                Overreporter(share=SHARE, factor=factor),
-                Reseller(share=SHARE),
-                Boaster(share=SHARE),
-                WashRing(share=SHARE),
+                Overreporter(share=SHARE, factor=factor), Reseller(share=SHARE), Boaster(share=SHARE),
+                WashRing(share=SHARE, every_s=every_s),
             )
         )
-        for factor in ((SHOWN_FACTOR,) if quick else FACTORS)
-    ]
+        for factor, every_s in ((LEVELS[SHOWN_LEVEL],) if quick else LEVELS)
+    ]  # fmt: skip
 
 
 def find_flagged(evidence: pd.DataFrame) -> pd.DataFrame:
@@ -64,14 +63,15 @@ def find_flagged(evidence: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(runs: Runs) -> pd.DataFrame:
-    """Columns factor, detector, measure, estimate, low, high, n_seeds.
+    """Columns factor, every_s, detector, measure, estimate, low, high, n_seeds.
 
     `recall`: of the cheats a detector is for, those flagged. `precision`: of the flagged, those it is for. `blamed`: of the
     providers that play nothing, those flagged. A run in which a share has no denominator does not count for it.
     """
-    shares: dict[tuple[float, str, str], list[float]] = {}
+    shares: dict[tuple[float, float, str, str], list[float]] = {}
     for scenario, result in zip(runs.scenarios, runs.results, strict=True):
         factor = next(plug.factor for plug in scenario.adversary_plugs if isinstance(plug, Overreporter))
+        every_s = next(plug.every_s for plug in scenario.adversary_plugs if isinstance(plug, WashRing))
         flagged = find_flagged(result.evidence)
         for detector, rows in flagged.groupby("detector"):
             meant, suspicious, honest = rows["meant"], rows["suspicious"], rows["adversary"] == ""
@@ -80,19 +80,20 @@ def summarise(runs: Runs) -> pd.DataFrame:
                 ("blamed", honest & suspicious, honest),
             ):  # fmt: skip
                 if of.any():
-                    shares.setdefault((factor, str(detector), measure), []).append(hits.sum() / of.sum())
+                    shares.setdefault((factor, every_s, str(detector), measure), []).append(hits.sum() / of.sum())
     rows = []
-    for (factor, detector, measure), values in sorted(shares.items()):
+    for (factor, every_s, detector, measure), values in sorted(shares.items()):
         estimate, low, high = compute_interval(values)
-        rows.append({"factor": factor, "detector": detector, "measure": measure, "estimate": estimate,
+        rows.append({"factor": factor, "every_s": every_s, "detector": detector, "measure": measure, "estimate": estimate,
                      "low": low, "high": high, "n_seeds": len(values)})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def find(runs: Runs) -> str:
-    """Recall and precision of each detector where over-reporting doubles the tokens."""
+    """Recall and precision of each detector at the shown level."""
     frame = summarise(runs)
-    table = frame[frame["factor"] == SHOWN_FACTOR].pivot(index="detector", columns="measure", values="estimate")
+    factor, every_s = LEVELS[SHOWN_LEVEL]
+    table = frame[frame["factor"] == factor].pivot(index="detector", columns="measure", values="estimate")
     told = []
     for detector in (name for name, targets in TARGETS.items() if targets):
         row = table.reindex(columns=["recall", "precision", "blamed"]).loc[detector]
@@ -100,15 +101,16 @@ def find(runs: Runs) -> str:
         told.append(f"{detector} finds {row['recall']:.0%}, {precision}")
     blamed = table["blamed"].max()
     return (
-        f"With tokens counted {SHOWN_FACTOR:g} times, by detector: {'; '.join(told)}. "
+        f"With tokens counted {factor:g} times and a ring that invents an answer every {every_s:g} s a provider: {'; '.join(told)}. "
         f"No detector blames more than {blamed:.1%} of the honest providers."
     )
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Recall and precision by detector, and recall over how much is over-reported."""
+    """Recall and precision by detector, and recall over how bold the cheats are."""
     fig, (bars, lines) = style.subplots(1, 2, figsize=(12, 4.6))
-    shown = frame[frame["factor"] == SHOWN_FACTOR]
+    factor, every_s = LEVELS[SHOWN_LEVEL]
+    shown = frame[frame["factor"] == factor]
     names = [name for name, targets in TARGETS.items() if targets]
     for number, measure in enumerate(("recall", "precision", "blamed")):
         rows = shown[shown["measure"] == measure].set_index("detector").reindex(names)
@@ -120,15 +122,15 @@ def figure(frame: pd.DataFrame) -> Figure:
         )  # fmt: skip
     bars.set_xticks(range(len(names)), names)
     bars.set_ylabel("share")
-    bars.set_xlabel(f"detector (over-reporters count {SHOWN_FACTOR:g} tokens for one)")
+    bars.set_xlabel(f"detector ({factor:g} tokens counted for one; a ring invents every {every_s:g} s)")
     bars.legend(fontsize=8)
-    for number, detector in enumerate(("tokens", "speed", "overlap")):
+    for number, detector in enumerate(("tokens", "speed", "self-dealing")):
         rows = frame[(frame["detector"] == detector) & (frame["measure"] == "recall")].sort_values("factor")
         lines.plot(rows["factor"], rows["estimate"], marker="o", color=COLOURS[number], label=detector)
         lines.fill_between(
             rows["factor"], rows["low"].clip(0, 1), rows["high"].clip(0, 1), color=COLOURS[number], alpha=0.1
         )
-    lines.set_xlabel("tokens counted for each token made (factor)")
+    lines.set_xlabel("tokens counted for each token made (factor); the ring invents every 20, 10, 5, 2.5 s")
     lines.set_ylabel("recall (share of the cheats it is for)")
     lines.set_ylim(-0.02, 1.05)
     lines.legend(fontsize=8)
