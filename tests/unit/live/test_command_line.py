@@ -20,7 +20,8 @@ from quiver.live.__main__ import main
 from quiver.live.arguments import make_parser
 from quiver.params import Params
 
-COMMANDS = ("bootstrap", "aggregator", "provider", "gateway", "init", "doctor", "client", "devnet", "ollama-mock")
+COMMANDS = ("bootstrap", "aggregator", "provider", "gateway", "init", "doctor", "client", "devnet", "settle", "earnings", "keys",
+            "ollama-mock")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

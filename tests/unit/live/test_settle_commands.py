@@ -81,6 +81,18 @@ def test_a_gateway_leaves_and_a_provider_sees_it(story, capsys):
     assert line["exit_at_ms"] is not None
 
 
+def test_a_gateway_changes_its_session_key_once_at_a_time(story, capsys):
+    new = story.keys["gateway"].next_session(story.keys["gateway"].session_address)
+    code, out, _ = run(capsys, "keys", "rotate", "--config", story.config("gateway"))
+    assert code == 0 and out.startswith(f"{story.channel.hex()}: 0x{new.hex()} signs in")
+    code, out, _ = run(capsys, "keys", "rotate", "--config", story.config("gateway"))
+    assert code == 0 and "a change is under way" in out
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))
+    assert line["key_until_ms"] is not None
+    code, out, _ = run(capsys, "keys", "rotate", "--config", story.config("provider"))
+    assert code == 0 and "no channel" in out
+
+
 def test_nothing_is_contested(story, capsys):
     assert run_json(capsys, "settle", "dispute", "--config", story.config("provider"), "--act") == []
 
