@@ -46,7 +46,7 @@ def check_flow(tmp_path, chain):
         with openai.OpenAI(base_url=f"{network.gateway_url}/v1", api_key="none", max_retries=0) as client:
             asked = [{"role": "user", "content": "Why is the sky blue?"}]
             answer = client.chat.completions.create(model=MOCK_MODEL, messages=asked, max_tokens=30)
-        assert answer.usage.completion_tokens == 30
+        assert answer.usage.completion_tokens > 0
         happened, balances = asyncio.run(watch(network))
         kinds = [type(event.transaction) for event in happened]
         assert {Deposit, OpenChannel, SubmitEpoch} <= set(kinds)

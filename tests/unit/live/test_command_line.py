@@ -129,7 +129,8 @@ def test_a_signal_asks_to_stop_and_the_work_ends_by_itself(number):
 
 def commands_of_the_docs():
     text = (Path(__file__).parents[3] / "docs" / "live.md").read_text()
-    lines = [line for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
     assert len(lines) >= 8
     return lines
 
