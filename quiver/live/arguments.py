@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quiver.live.keys import add_keys
 from quiver.live.chain_commands import add_chain
+from quiver.live.keys import add_keys
 from quiver.live.p2p_arguments import add_p2p
 from quiver.live.settle_commands import add_settle
 
