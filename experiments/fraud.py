@@ -123,7 +123,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     bars.set_xticks(range(len(names)), names)
     bars.set_ylabel("share")
     bars.set_xlabel(f"detector ({factor:g} tokens counted for one; a ring invents every {every_s:g} s)")
-    bars.legend(fontsize=8)
+    bars.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for number, detector in enumerate(("tokens", "speed", "self-dealing")):
         rows = frame[(frame["detector"] == detector) & (frame["measure"] == "recall")].sort_values("factor")
         lines.plot(rows["factor"], rows["estimate"], marker="o", color=COLOURS[number], label=detector)
