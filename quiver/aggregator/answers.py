@@ -64,7 +64,7 @@ class Answers:
             case AskEpoch():
                 return self.tell_epoch(question)
             case AskContent():
-                return ContentAnswer(name=question.name, data=self._find_content(question.name))
+                return self.give(question)
             case AskShard():
                 if not isinstance(self._closing, ShardClosing):
                     raise PeerError("this aggregator is no shard", peer_id=peer)
@@ -117,11 +117,12 @@ class Answers:
             published=kept.published or None if kept is not None else None,
         )  # fmt: skip
 
-    def _find_content(self, name: bytes) -> bytes | None:
-        data = self._archive.content(name)
+    def give(self, question: AskContent) -> ContentAnswer:
+        """Published bytes: of a whole epoch, or of what a shard handed over."""
+        data = self._archive.content(question.name)
         if data is None and isinstance(self._closing, ShardClosing):
-            return self._closing.handed_over.content(name)
-        return data
+            data = self._closing.handed_over.content(question.name)
+        return ContentAnswer(name=question.name, data=data)
 
     def _committed(self, epoch: int) -> KeptCommitment | None:
         kept = load_commitment(self._runtime.store, epoch)

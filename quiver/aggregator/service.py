@@ -100,31 +100,36 @@ class AggregatorService:
 
     async def _answer_submission(self, peer: PeerId, frame: SubmitReceipts) -> Ingested | Refused:
         try:
-            done = await self._ingest(peer, frame)
+            return await self.submit(public_key_of(peer), frame)
         except PeerError as error:
             self._record_evidence(peer, error)
             self.fraud.on_refused(peer, error)
             return Refused(batch_id=frame.batch_id, code=int(error.wire_code), message=str(error))
         except Unavailable as error:
             return Refused(batch_id=frame.batch_id, code=int(WireCode.RESOURCE_LIMIT), message=str(error))
+
+    async def submit(self, provider_key: bytes, frame: SubmitReceipts) -> Ingested:
+        """Take a batch whose receipts are signed by `provider_key`, whoever brought it; durable on return.
+
+        `PeerError` names what is wrong with it, `Unavailable` says that it may come again. Nothing is held against anybody here:
+        only an authenticated stream shows who sent a bad batch.
+        """
+        done = await self._ingest(provider_key, frame)
         runtime, promise = self._runtime, None
         if self.bonding.is_binding:
             promise = await sign_promise(
-                self.bonding.poster,
-                runtime.ledger,
-                epoch=done.epoch,
-                channel=frame.acknowledgement.channel,
-                head=done.head,
-            )
+                self.bonding.poster, runtime.ledger,
+                epoch=done.epoch, channel=frame.acknowledgement.channel, head=done.head,
+            )  # fmt: skip
         return Ingested(
             batch_id=frame.batch_id, epoch=done.epoch, accepted=done.accepted, duplicates=done.duplicates, promise=promise
         )  # fmt: skip
 
-    async def _ingest(self, peer: PeerId, frame: SubmitReceipts) -> Ingest:
+    async def _ingest(self, provider_key: bytes, frame: SubmitReceipts) -> Ingest:
         runtime = self._runtime
         state = self._known_channel(frame)
         self._check_owner(state)
-        heads = check_receipts(frame.receipts, frame.previous, self._terms(state, peer))
+        heads = check_receipts(frame.receipts, frame.previous, self._terms(state, provider_key))
         check_acknowledgement(frame.acknowledgement, heads[-1], state.channel)
         # Signed before a rotation or after it: either key answers for a leaf.
         signer = await find_signer(
@@ -165,11 +170,11 @@ class AggregatorService:
             owner = peer_id_text(self._shards.peer_of(state.provider))
             raise Unavailable(f"wrong_shard: receipts for account 0x{state.provider.hex()} go to {owner}")
 
-    def _terms(self, state: ChannelState, peer: PeerId) -> ChannelTerms:
+    def _terms(self, state: ChannelState, provider_key: bytes) -> ChannelTerms:
         ledger = self._runtime.ledger
         return ChannelTerms(
             chain_id=ledger.chain_id, contract=ledger.contract, channel=state.channel,
-            provider_key=public_key_of(peer), payer=state.payer,
+            provider_key=provider_key, payer=state.payer,
         )  # fmt: skip
 
     def _record_evidence(self, peer: PeerId, error: PeerError) -> None:

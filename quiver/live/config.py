@@ -142,6 +142,17 @@ class Http(Section, frozen=True, kw_only=True):
     keys: tuple[ApiKey, ...] = ()
 
 
+class AggregatorHttp(Section, frozen=True, kw_only=True):
+    """`[http]` of an aggregator: receipts by POST, epochs, proofs and usage by GET."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8090
+    certfile: str = ""
+    keyfile: str = ""
+    insecure: bool = False
+    "Serve plain HTTP beyond this machine: what is served is public, what is posted is signed."
+
+
 class Backend(Section, frozen=True, kw_only=True):
     """`[backend]`: the provider's engine."""
 
@@ -207,6 +218,8 @@ class AggregatorConfig(NodeConfig, frozen=True, kw_only=True, tag="aggregator", 
 
     faucet_credits: NotNegative = 0
     "On the local ledger: deposit this once, when the account is empty; the bond behind its roots is taken from it."
+    http: AggregatorHttp | None = None
+    "Left out: receipts and questions come by libp2p only."
 
 
 class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_field="role"):

@@ -159,7 +159,11 @@ def aggregator_parts(*, faucet_credits: int = 0) -> Parts:
         settings=(
             "\n# Its roots are taken once it has bonded 20 x slash_credits of network.toml's params.\n"
             f"faucet_credits = {faucet_credits}           # play money of a local ledger, deposited once, when the account is empty\n"
-        )
+        ),
+        tables=(
+            "\n# Receipts by POST, epochs, proofs and usage by GET; without this section by libp2p only.\n"
+            '# [http]\n# host = "127.0.0.1"\n# port = 8090\n'
+        ),
     )
 
 

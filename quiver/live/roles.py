@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from quiver.live.config import (
 )
 from quiver.live.gas_price import follow_gas_price
 from quiver.live.http.app import make_app
+from quiver.live.http.ledger_door import make_ledger_app
 from quiver.live.http.serve import start
 from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
@@ -37,7 +39,7 @@ from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
 from quiver.provider.service import ProviderService
 from quiver.provider.settler import Settler
-from quiver.runtime import Nursery
+from quiver.runtime import Nursery, Runtime
 from quiver.selection import plugin
 from quiver.values.backend import InstalledModel
 from quiver.values.ledger import Deposit
@@ -69,7 +71,26 @@ async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Eve
         service = AggregatorService(node.runtime)
         if service.bonding.missing_credits and (obstacle := service.bonding.find_obstacle()):
             note(_log, logging.WARNING, f"no bond stands behind our roots: {obstacle}")
-        await _until(stop, _after_join(node, node.dht.run), service.run(), service.fraud.run())
+        async with _ledger_door(config, path, service, node.runtime):
+            await _until(stop, _after_join(node, node.dht.run), service.run(), service.fraud.run())
+
+
+@asynccontextmanager
+async def _ledger_door(
+    config: AggregatorConfig, path: Path, service: AggregatorService, runtime: Runtime
+) -> AsyncIterator[None]:
+    """The aggregator over HTTP, where its config says so."""
+    if (http := config.http) is None:
+        yield
+        return
+    files = [str(resolve(path, name)) if name else None for name in (http.certfile, http.keyfile)]
+    app = make_ledger_app(service, runtime)
+    runner = await start(app, http.host, http.port, files[0], files[1], http.insecure)
+    note(_log, logging.INFO, "answering over HTTP", addresses=[list(address[:2]) for address in runner.addresses])
+    try:
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) -> None:

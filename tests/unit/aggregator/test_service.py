@@ -97,9 +97,10 @@ class FlakyLedger:
 class World:
     """One aggregator, one provider, one payer with a channel of 1,000 credits."""
 
-    def __init__(self, params=PARAMS):
+    def __init__(self, params=PARAMS, *, clock=None, block_time_s=1.0):
+        """`clock`: of a real loop, in place of virtual time."""
         self.env = Environment()
-        self.clock = SimClock(self.env)
+        self.clock = clock or SimClock(self.env)
         self.trace = Events()
         self.signer = SimSigner(1, "aggregator")
         verifier = SimVerifier()
@@ -107,7 +108,7 @@ class World:
             chain_id=CHAIN_ID, contract=HUB, aggregator=self.signer.account, params=params,
             verify_session=verifier.verify_session_now,
         )  # fmt: skip
-        self.chain = SimChain(self.contract, self.clock, trace=Events(), block_time_s=1.0)
+        self.chain = SimChain(self.contract, self.clock, trace=Events(), block_time_s=block_time_s)
         self.ledger = FlakyLedger(self.chain.view(self.signer.account, self.signer.peer_id))
         self.store = MemoryStore(fsync_s=0.01)
         self.runtime = Runtime(
