@@ -20,6 +20,8 @@ from quiver.ids import PeerId
 _log = logging.getLogger("quiver.trace")
 # Events of every few seconds on a healthy node: only for those who debug it.
 _QUIET = (trace.LookupFinished,)
+# Events an operator has to act on: they stand out at any level but error.
+_LOUD = (trace.SettlementWarned,)
 _FIELDS = "quiver_fields"
 
 
@@ -45,7 +47,9 @@ class LiveTrace:
 
     def emit(self, event: msgspec.Struct) -> None:
         """One line an event."""
-        level = logging.DEBUG if isinstance(event, _QUIET) else logging.INFO
+        level = logging.INFO
+        if isinstance(event, _QUIET + _LOUD):
+            level = logging.DEBUG if isinstance(event, _QUIET) else logging.WARNING
         if _log.isEnabledFor(level):
             _log.log(level, "%s", type(event).__name__, extra={_FIELDS: {"event": plain(event)}})
 

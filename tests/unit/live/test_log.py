@@ -8,7 +8,7 @@ import logging
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import peer_id_text
 from quiver.live.log import JsonLines, LiveTrace, note
-from quiver.trace import AttemptFailed, LookupFinished
+from quiver.trace import AttemptFailed, LookupFinished, SettlementWarned
 
 SEED = b"s" * 32
 KEYS = KeyPair(SEED)
@@ -60,6 +60,12 @@ def test_a_trace_event_keeps_its_own_fields_apart_from_the_lines():
 def test_lookups_are_for_those_who_debug():
     event = LookupFinished(at_s=0.0, node=KEYS.peer_id, key=b"k", found=True, asked=1, hops=1)
     assert logged("quiver.trace", lambda _: LiveTrace().emit(event)) == []
+
+
+def test_money_at_risk_is_a_warning():
+    event = SettlementWarned(at_s=1.0, node=KEYS.peer_id, subject="ledger", detail="away")
+    (line,) = logged("quiver.trace", lambda _: LiveTrace().emit(event))
+    assert (line["level"], line["event"]["detail"]) == ("warning", "away")
 
 
 def test_a_value_json_does_not_know_shows_its_repr_and_keys_have_none():
