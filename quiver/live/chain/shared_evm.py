@@ -89,7 +89,7 @@ class SharedEvmLedger(EvmLedger):
         )  # fmt: skip
         self._played = 0
         self._turn = asyncio.Lock()
-        self._under_way: set[asyncio.Task[LedgerEvent]] = set()
+        self._under_way: dict[asyncio.Task[LedgerEvent], None] = {}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Several processes of a devnet start at once: one makes the file, the others wait.
@@ -147,8 +147,8 @@ class SharedEvmLedger(EvmLedger):
             raise SettlementError("not_the_sender", "a node can only sign for its own account")
         # Whoever stops waiting does not take it back: half a submission would leave the file locked.
         work = asyncio.ensure_future(self._append(transaction))
-        self._under_way.add(work)
-        work.add_done_callback(self._under_way.discard)
+        self._under_way[work] = None
+        work.add_done_callback(lambda done: self._under_way.pop(done, None))
         event = await asyncio.shield(work)
         return hashlib.sha256(event.index.to_bytes(8, "big") + msgspec.msgpack.encode(transaction)).digest()
 

@@ -50,7 +50,7 @@ def find_cluster(payments: Payments, start: Vertex) -> tuple[float, list[Vertex]
     """(1 - conductance, members) of the best sweep set around `start` with at most half the volume; (0, []) if none."""
     ranks = push(payments, start)
     order = sorted(ranks, key=lambda vertex: (-ranks[vertex] / payments.volume(vertex), vertex))[:CLUSTER_MAX]
-    inside: set[Vertex] = set()
+    inside: dict[Vertex, None] = {}
     volume = cut = 0
     best, size = 0.0, 0
     for count, vertex in enumerate(order, 1):
@@ -61,7 +61,7 @@ def find_cluster(payments: Payments, start: Vertex) -> tuple[float, list[Vertex]
             if len(inside) < len(edges)
             else sum(credits for other, credits in edges.items() if other in inside)
         )
-        inside.add(vertex)
+        inside[vertex] = None
         volume += payments.volume(vertex)
         cut += payments.volume(vertex) - 2 * within
         if volume > payments.total:
