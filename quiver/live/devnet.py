@@ -18,21 +18,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from quiver.errors import Unavailable, UsageError
-from quiver.ids import Address
-from quiver.live import keyfile
-from quiver.live.chain.embedded import LEDGER_FILE, embedded_chain
-from quiver.live.config import Chain
+from quiver.live.devnet_chain import DevnetChain
 from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts
 from quiver.live.stores.choice import KINDS, VARIABLE, database
 from quiver.params import Params
-
-if TYPE_CHECKING:
-    from quiver.live.chain.dev_node import DevNode
 
 START_S = 30.0
 STOP_S = 6.0
@@ -46,8 +39,6 @@ FAUCET_CREDITS = 1_000_000_000
 MOCK_MODEL = "mock:latest"
 MOCK_PARALLEL = 16
 HOST = "127.0.0.1"
-CHAINS = ("evm", "local")
-_CHAINS_SAID = {"evm": "the contract on an engine in each node", "local": "the contract's model in a file"}
 _INVENTORY = {"ollama": "/api/version", "openai": "/v1/models"}
 
 
@@ -97,9 +88,7 @@ class Devnet:
         "By name: mock, bootstrap, aggregator, provider-1 ..., gateway."
         self.params = params or devnet_params(epoch_ms)
         self.providers = [f"provider-{number + 1}" for number in range(providers)]
-        if chain not in CHAINS and not chain.startswith(("http://", "https://")):
-            raise UsageError(f"chain {chain!r}: it is one of {', '.join(CHAINS)}, or the URL of a development node")
-        self._chain = chain
+        self._chain = DevnetChain(chain, self.directory, self.params)
         self._store, self._database, self._resources = store, dict[str, str](), ExitStack()
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
@@ -118,7 +107,7 @@ class Devnet:
         init_network(
             self.directory, name="devnet", host=HOST, bootstrap_port=self._bootstrap_port,
             aggregator_port=self._aggregator_port, params=self.params, idle_timeout_s=IDLE_TIMEOUT_S,
-            make_chain=self._make_chain,
+            make_chain=self._chain.make,
         )  # fmt: skip
         for name in self.providers:
             init_role(
@@ -128,36 +117,8 @@ class Devnet:
                 idle_timeout_s=IDLE_TIMEOUT_S,
                 parts=provider_parts(url=self.backend_url, kind=self._kind, models=self._models, slots=4),
             )
-        self._fund("aggregator", *self.providers)
-        self._let_buy("aggregator")
-
-    def _make_chain(self, aggregator: Address) -> Chain:
-        if self._is_on_node:
-            return self._dev_node().deploy(aggregator, self.params)
-        return Chain(path=LEDGER_FILE) if self._chain == "local" else embedded_chain(aggregator)
-
-    @property
-    def _is_on_node(self) -> bool:
-        return self._chain not in CHAINS
-
-    def _dev_node(self) -> DevNode:
-        # Only here: the client of chains is an extra of its own.
-        try:
-            from quiver.live.chain.dev_node import DevNode
-        except ModuleNotFoundError as error:
-            raise UsageError(f"--chain URL needs {error.name}: pip install 'quiver[chain]'") from error
-        return DevNode(self._chain)
-
-    def _fund(self, *names: str) -> None:
-        """On a node of a chain, gas and deposits cost its coin."""
-        if self._is_on_node:
-            self._dev_node().fund(keyfile.load(self.directory / f"{name}.key").account for name in names)
-
-    def _let_buy(self, name: str) -> None:
-        """A faucet's credits cost nothing; on a node of a chain they are bought, and that is a setting of its own."""
-        if self._is_on_node:
-            with open(self.directory / f"{name}.toml", "a", encoding="utf-8") as file:
-                file.write(f"\n[chain]\ndeposit_credits = {FAUCET_CREDITS}\n")
+        self._chain.fund("aggregator", *self.providers)
+        self._chain.let_buy("aggregator", FAUCET_CREDITS)
 
     def _write_gateway(self) -> None:
         models = self._models or read_models(self.backend_url)
@@ -169,8 +130,8 @@ class Devnet:
             models, http_host=HOST, http_port=self._http_port, policy=self._policy, faucet_credits=FAUCET_CREDITS
         )
         init_role("gateway", self.directory, port=self._gateway_port, idle_timeout_s=IDLE_TIMEOUT_S, parts=parts)
-        self._fund("gateway")
-        self._let_buy("gateway")
+        self._chain.fund("gateway")
+        self._chain.let_buy("gateway", FAUCET_CREDITS)
 
     @property
     def _kind(self) -> str:
@@ -310,7 +271,7 @@ class Devnet:
             f"devnet in {self.directory} (logs: *.log)\n"
             f"  gateway    {self.gateway_url}   (OpenAI at /v1, Ollama at /api, native at /generate)\n"
             f"  engine     {self.backend_url}\n"
-            f"  chain      {_CHAINS_SAID.get(self._chain, self._chain)}\n"
+            f"  chain      {self._chain.text}\n"
             f"  providers  {len(self.providers)}, epochs of {self.params.epoch_ms / 1000:g} s, network {self.directory / NETWORK_FILE}\n"
             f"Try: python -m quiver.live client --gateway {self.gateway_url} --model {model} 'Why is the sky blue?'\n"
             f"     OLLAMA_HOST={self.gateway_url} ollama run {model}\n"
