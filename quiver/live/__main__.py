@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from quiver.errors import QuiverError, UsageError
-from quiver.live import config, process
+from quiver.live import config, config_file, process
 from quiver.live.arguments import API_KEY_VARIABLE, make_parser
 from quiver.live.chain_commands import run_chain
 from quiver.live.keys import run_keys
@@ -33,10 +33,10 @@ def run_role(given: argparse.Namespace) -> int:
     from quiver.live.roles import ROLES
 
     kind, role = ROLES[given.command]
-    loaded = config.load(given.config, kind)
+    loaded = config_file.load(given.config, kind)
     if getattr(given, "policy", None):
         loaded = msgspec.structs.replace(loaded, policy=str(_absolute_policy(given.policy)))
-    set_up(loaded.log_level, config.resolve(given.config, loaded.log) if loaded.log else None)
+    set_up(loaded.log_level, config_file.resolve(given.config, loaded.log) if loaded.log else None)
     return process.run(
         functools.partial(role, loaded, given.config), watch_stdin=given.until_stdin_ends, uvloop=loaded.transport.uvloop
     )  # fmt: skip

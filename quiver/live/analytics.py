@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from quiver.aggregator.usage import UsageRow, summarise
 from quiver.errors import UsageError
-from quiver.live import config, keyfile
+from quiver.live import config, config_file, keyfile
 from quiver.live.stores.reader import open_to_read, readable
 
 _SUMS = ("receipts", "prompt_tokens", "completion_tokens", "credits")
@@ -22,9 +22,9 @@ _SCHEMA = pa.schema(
 
 async def read_usage(config_path: Path, by: Sequence[str]) -> list[UsageRow]:
     """Rows of the aggregator whose config this is, grouped by `by`."""
-    loaded = config.load(config_path, config.AggregatorConfig)
-    path = config.resolve(config_path, loaded.store)
-    store = open_to_read(loaded.store, path, keyfile.load(config.resolve(config_path, loaded.key)).peer_id)
+    loaded = config_file.load(config_path, config.AggregatorConfig)
+    path = config_file.resolve(config_path, loaded.store)
+    store = open_to_read(loaded.store, path, keyfile.load(config_file.resolve(config_path, loaded.key)).peer_id)
     try:
         with readable(path):
             return summarise(store, by)

@@ -16,7 +16,8 @@ import msgspec
 from quiver.errors import UsageError
 from quiver.live import keyfile, process
 from quiver.live.clock import LiveClock
-from quiver.live.config import Chain, ChainAccess, load_network, parse_account
+from quiver.live.config import ChainAccess
+from quiver.live.config_network import Chain, load_network, parse_account
 
 FORMAT = argparse.RawDescriptionHelpFormatter
 FEE_GWEI_MAX = ChainAccess().fee_gwei_max

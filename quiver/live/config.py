@@ -1,97 +1,25 @@
-"""What an operator writes down: one TOML file a node, and the network file all nodes of a network share.
-
-Every key has a default or is required by name; an unknown key is an error that lists the known ones, because a typo that is
-ignored costs a day. Paths in a file are relative to that file. Rules of this file: it reads files and nothing else.
-"""
+"""What an operator writes down: one TOML file a node. The network file is in `config_network`, how files are read in `config_file`."""
 
 from __future__ import annotations
 
-import hashlib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
 from quiver.errors import MalformedMessage, UsageError
-from quiver.identity.peer_id import parse_peer_id
-from quiver.ids import ADDRESS_BYTES, Address, ModelId, PeerId, model_id_from_digest
+from quiver.ids import Address, ModelId, model_id_from_digest
+from quiver.live.config_file import Count, NotNegative, Port, Positive, Section, load, read
+from quiver.live.config_network import parse_account
 from quiver.live.http.auth import ApiKey
 from quiver.live.libp2p.host import Kind
 from quiver.live.libp2p.kad_transport import KAD_IDS
 from quiver.live.membership import Mode
-from quiver.params import Params
 from quiver.settlement.claims import ClaimPolicy
-from quiver.values.peer import PeerInfo
 from quiver.wire import multiaddr
 
-T = TypeVar("T")
-# Hex digits of a network's hash in a protocol id: 64 bits, which nobody makes collide by accident.
-PREFIX_DIGITS = 16
 Level = Literal["debug", "info", "warning", "error"]
-# What is out of range is refused when the file is read: a socket would take port 99999 as 34463 without a word.
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-NotNegative = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of everything read from a file."""
-
-
-class Chain(Section, frozen=True, kw_only=True):
-    """`[chain]` of network.toml: where money is settled. Id and contract are in the network's hash, the way there is not."""
-
-    kind: Literal["local", "evm", "rpc"] = "local"
-    "local: the contract's model in a file; evm: the contract itself, its history in a file: both for the nodes of one machine; rpc: any chain with JSON-RPC nodes."
-    path: str = ""
-    "The ledger's file, for kinds local and evm."
-    rpc: tuple[str, ...] = ()
-    "URLs of nodes, for kind rpc; the next takes over when one dies. A node's own config may name others."
-    confirmations: NotNegative = 6
-    "Blocks that must follow one before it counts as final."
-    from_block: NotNegative = 0
-    "The block of the contract's creation: what is before it need not be read."
-    token: str = ""
-    "The ERC-20 contract that pays for credits; empty: the chain's coin."
-    poll_s: Positive = 2.0
-    "How often a node looks for a new block."
-    id: int = 31337
-    contract: str = "0x" + "51" * ADDRESS_BYTES
-    opening_cost_credits: int = 0
-    "What opening a channel costs a payer, for policies to weigh."
-
-
-class AggregatorAddress(Section, frozen=True, kw_only=True):
-    """Who commits epochs."""
-
-    address: str
-    "Multiaddr with /p2p."
-    account: str
-    "The only account whose commitments the contract takes."
-
-
-class Network(Section, frozen=True, kw_only=True):
-    """`network.toml`: what a node joins. `hash`, if it is there, must be that of the rest."""
-
-    name: str
-    bootstrap: tuple[str, ...]
-    "Multiaddrs with /p2p. They may change without making another network, so they are not in the hash."
-    chain: Chain
-    aggregator: AggregatorAddress
-    params: Params = Params()
-    hash: str = ""
-
-    def compute_hash(self) -> str:
-        """Hex SHA-256 over name, chain, contract, aggregator account and params: two nodes with one hash can settle."""
-        parts = (self.name, self.chain.id, self.chain.contract.lower(), self.aggregator.account.lower(), self.params)
-        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
-
-    def prefix(self) -> str:
-        """What goes into the id of each protocol of ours, so that networks do not mix."""
-        return self.compute_hash()[:PREFIX_DIGITS]
 
 
 class TransportSection(Section, frozen=True, kw_only=True):
@@ -280,94 +208,15 @@ class ProviderConfig(NodeConfig, frozen=True, kw_only=True, tag="provider", tag_
         return parse_account(self.payout, where=f"{where}: payout") if self.payout else None
 
 
-def load(path: str | Path, kind: type[T]) -> T:
-    """The file as a `kind`; `UsageError` names the file, the key and what is allowed."""
-    data = _read(Path(path))
-    tag = getattr(kind, "__struct_config__").tag  # noqa: B009 - the attribute is msgspec's, unknown to type checkers
-    if tag is not None and data.get("role") != tag:
-        raise UsageError(
-            f"{path}: role is {data.get('role')!r}, but a {tag}'s config is needed: give another file or command"
-        )
-    _check_keys(data, msgspec.inspect.type_info(kind), str(path), "")
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {str(error).replace('$.', '').replace('Object missing', 'missing')}") from error
-
-
 def load_any(path: str | Path) -> NodeConfig:
     """The file of any role, by what it says itself."""
     kinds = {
         kind.__struct_config__.tag: kind for kind in (BootstrapConfig, AggregatorConfig, ProviderConfig, GatewayConfig)
     }
-    role = _read(Path(path)).get("role")
+    role = read(Path(path)).get("role")
     if role not in kinds:
         raise UsageError(f"{path}: role is {role!r}: it must be one of {', '.join(map(str, kinds))}")
     return load(path, kinds[role])
-
-
-def load_network(path: str | Path) -> Network:
-    """`network.toml`, checked against its own hash."""
-    try:
-        network = load(path, Network)
-    except UsageError as error:
-        raise UsageError(f"{error} (a network file comes from whoever runs the network)") from error
-    if network.hash and network.hash != network.compute_hash():
-        raise UsageError(
-            f"{path}: its hash is {network.hash[:16]}..., but its content gives {network.compute_hash()[:16]}...: "
-            "get the file again from whoever runs the network, or delete the hash to make a network of your own"
-        )
-    for text in (*network.bootstrap, network.aggregator.address):
-        parse_peer(text, where=str(path))
-    return network
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the path, or make it with `init`") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
-
-
-def _check_keys(data: Any, info: Any, path: str, where: str) -> None:
-    """Walk data and type together; the first unknown key ends it."""
-    if isinstance(info, msgspec.inspect.UnionType):
-        for option in info.types:
-            if isinstance(option, msgspec.inspect.StructType):
-                info = option
-    if isinstance(info, msgspec.inspect.StructType) and isinstance(data, dict):
-        known = {field.encode_name: field.type for field in info.fields}
-        for key, value in data.items():
-            if key == info.tag_field:
-                continue
-            if key not in known:
-                place = f"[{where}] of " if where else ""
-                raise UsageError(
-                    f"{path}: unknown key {key!r} in {place}the file; known keys there: {', '.join(known)}"
-                )
-            _check_keys(value, known[key], path, f"{where}.{key}" if where else key)
-    elif isinstance(info, msgspec.inspect.VarTupleType) and isinstance(data, list):
-        for item in data:
-            _check_keys(item, info.item_type, path, where)
-
-
-def resolve(config_path: str | Path, text: str) -> Path:
-    """A path written in a config file."""
-    return Path(config_path).resolve().parent / Path(text).expanduser()
-
-
-def parse_peer(text: str, *, where: str) -> PeerInfo:
-    """Peer id and address of a text multiaddr that ends in /p2p/PEER."""
-    address, _, peer = text.rpartition("/p2p/")
-    try:
-        if not address:
-            raise MalformedMessage("it must end in /p2p/PEER_ID")
-        peer_id: PeerId = parse_peer_id(peer)
-        return PeerInfo(peer_id=peer_id, addresses=(multiaddr.from_text(address),))
-    except MalformedMessage as error:
-        raise UsageError(f"{where}: {text!r} is not the address of a peer: {error}") from error
 
 
 def parse_addresses(texts: tuple[str, ...], *, where: str) -> tuple[bytes, ...]:
@@ -386,17 +235,6 @@ def parse_kad(names: Sequence[str], *, where: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f'{where}: kad names no protocol: write kad = "quiver"')
     return tuple(KAD_IDS.get(name, name) for name in names)
-
-
-def parse_account(text: str, *, where: str) -> Address:
-    """20 bytes of `0x` and 40 hex digits."""
-    try:
-        data = bytes.fromhex(text.removeprefix("0x"))
-    except ValueError:
-        data = b""
-    if len(data) != ADDRESS_BYTES:
-        raise UsageError(f"{where}: {text!r} is not an account: write 0x and 40 hex digits")
-    return Address(data)
 
 
 def parse_digest(text: str, *, where: str) -> ModelId:

@@ -21,17 +21,9 @@ from quiver.ids import short
 from quiver.live import keyfile
 from quiver.live.chain.opening import open_ledger
 from quiver.live.clock import LiveClock
-from quiver.live.config import (
-    BootstrapConfig,
-    GatewayConfig,
-    Network,
-    NodeConfig,
-    ProviderConfig,
-    load_network,
-    parse_digest,
-    parse_peer,
-    resolve,
-)
+from quiver.live.config import BootstrapConfig, GatewayConfig, NodeConfig, ProviderConfig, parse_digest
+from quiver.live.config_file import resolve
+from quiver.live.config_network import Network, load_network, parse_peer
 from quiver.live.doctor_database import check_database
 from quiver.live.doctor_reachability import reachable
 from quiver.live.finding import Finding, Status, fail, ok

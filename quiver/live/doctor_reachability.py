@@ -10,7 +10,8 @@ from quiver.errors import QuiverError, UsageError
 from quiver.identity.keys import KeyPair
 from quiver.live import keyfile
 from quiver.live.clock import LiveClock
-from quiver.live.config import GatewayConfig, Network, NodeConfig, parse_addresses, parse_peer
+from quiver.live.config import GatewayConfig, NodeConfig, parse_addresses
+from quiver.live.config_network import Network, parse_peer
 from quiver.live.finding import Finding, Status, ok
 from quiver.live.libp2p.host import Host
 from quiver.live.libp2p.reachability import Reachability, State

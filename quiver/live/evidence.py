@@ -13,7 +13,7 @@ from quiver.aggregator.fraud import load_evidence
 from quiver.errors import BadSignature, MalformedMessage, UsageError
 from quiver.identity import keys
 from quiver.identity.peer_id import compute_peer_id, peer_id_text
-from quiver.live import config, keyfile
+from quiver.live import config, config_file, keyfile
 from quiver.live.stores.reader import open_to_read, readable
 from quiver.receipts.evidence import read_line, verify_evidence, write_line
 from quiver.values.evidence import SignedEvidence
@@ -23,9 +23,9 @@ LINES_MAX = 100_000
 
 async def read_store(path: Path) -> list[SignedEvidence]:
     """What the aggregator of the config at `path` has signed and kept."""
-    loaded = config.load(path, config.AggregatorConfig)
-    place = config.resolve(path, loaded.store)
-    store = open_to_read(loaded.store, place, keyfile.load(config.resolve(path, loaded.key)).peer_id)
+    loaded = config_file.load(path, config.AggregatorConfig)
+    place = config_file.resolve(path, loaded.store)
+    store = open_to_read(loaded.store, place, keyfile.load(config_file.resolve(path, loaded.key)).peer_id)
     try:
         with readable(place):
             return list(load_evidence(store))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from quiver.errors import QuiverError
-from quiver.live.config import Network, ProviderConfig
+from quiver.live.config import ProviderConfig
+from quiver.live.config_network import Network
 from quiver.ports import Clock
 from quiver.provider.settler import Settler
 

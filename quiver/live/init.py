@@ -14,7 +14,7 @@ from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import peer_id_text
 from quiver.ids import Address
 from quiver.live import keyfile
-from quiver.live.config import AggregatorAddress, Chain, Network
+from quiver.live.config_network import AggregatorAddress, Chain, Network
 from quiver.params import Params
 from quiver.settlement.terms import Terms
 from quiver.wire import multiaddr

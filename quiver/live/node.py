@@ -19,14 +19,9 @@ from quiver.ids import PeerId, short
 from quiver.live import keyfile
 from quiver.live.chain.opening import wait_for_ledger
 from quiver.live.clock import LiveClock
-from quiver.live.config import (
-    Network,
-    NodeConfig,
-    load_network,
-    parse_addresses,
-    parse_peer,
-    resolve,
-)
+from quiver.live.config import NodeConfig, parse_addresses
+from quiver.live.config_file import resolve
+from quiver.live.config_network import Network, load_network, parse_peer
 from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace, note
 from quiver.live.membership import Membership, Mode

@@ -23,7 +23,8 @@ from quiver.identity.peer_id import parse_peer_id, peer_id_cid, peer_id_cid36, p
 from quiver.ids import PeerId
 from quiver.live import keyfile
 from quiver.live.clock import LiveClock
-from quiver.live.config import load_network, parse_kad, parse_peer
+from quiver.live.config import parse_kad
+from quiver.live.config_network import load_network, parse_peer
 from quiver.live.libp2p.host import Host
 from quiver.live.log import LiveTrace
 from quiver.live.membership import Membership, Mode

@@ -26,8 +26,8 @@ from quiver.live.config import (
     ProviderConfig,
     Served,
     parse_digest,
-    resolve,
 )
+from quiver.live.config_file import resolve
 from quiver.live.gas_price import follow_gas_price
 from quiver.live.http.app import make_app
 from quiver.live.http.ledger_door import make_ledger_app

@@ -17,7 +17,9 @@ from quiver.identity.keys import KeyPair
 from quiver.live import keyfile
 from quiver.live.chain.opening import LiveLedger, open_ledger
 from quiver.live.clock import LiveClock
-from quiver.live.config import Network, NodeConfig, load_any, load_network, resolve
+from quiver.live.config import NodeConfig, load_any
+from quiver.live.config_file import resolve
+from quiver.live.config_network import Network, load_network
 from quiver.live.stores.choice import find_url, open_store
 from quiver.live.stores.rows import successor
 from quiver.ports import Batch, Store

@@ -11,7 +11,7 @@ import pytest
 
 from quiver.errors import UsageError
 from quiver.live import keyfile
-from quiver.live.config import Chain, load_network
+from quiver.live.config_network import Chain, load_network
 from quiver.live.init import init_network, render_network
 from quiver.params import Params
 from tests.evm.beds import fund

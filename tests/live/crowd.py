@@ -14,7 +14,7 @@ import sys
 from quiver.errors import Unavailable
 from quiver.identity.peer_id import peer_id_text
 from quiver.live.clock import LiveClock
-from quiver.live.config import parse_peer
+from quiver.live.config_network import parse_peer
 from quiver.live.libp2p.host import Kind
 from quiver.live.libp2p.reachability import State
 from quiver.live.membership import Mode

@@ -23,7 +23,7 @@ from quiver.ids import compute_domain
 from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
-from quiver.live.config import parse_account, parse_peer
+from quiver.live.config_network import parse_account, parse_peer
 from quiver.live.devnet import make_environment
 from quiver.live.init import init_network
 from quiver.live.stores.postgres import PostgresStore

@@ -16,7 +16,7 @@ import pytest
 from quiver.errors import PeerError, Unavailable
 from quiver.identity.keys import KeyPair
 from quiver.live import keyfile
-from quiver.live.config import parse_account, parse_peer
+from quiver.live.config_network import parse_account, parse_peer
 from quiver.live.devnet import free_ports
 from quiver.live.init import init_network
 from quiver.live.libp2p.host import Host

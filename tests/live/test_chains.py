@@ -10,7 +10,9 @@ import pytest
 from quiver.live import keyfile
 from quiver.live.chain.opening import open_ledger
 from quiver.live.clock import LiveClock
-from quiver.live.config import GatewayConfig, load, load_network
+from quiver.live.config import GatewayConfig
+from quiver.live.config_file import load
+from quiver.live.config_network import load_network
 from quiver.live.devnet import MOCK_MODEL, Devnet
 from quiver.live.doctor import examine
 from quiver.live.finding import Status

@@ -20,7 +20,7 @@ from quiver.live import keyfile
 from quiver.live.chain.shared_evm import SharedEvmLedger
 from quiver.live.client.verify import verify_receipt
 from quiver.live.clock import LiveClock
-from quiver.live.config import load_network, parse_account
+from quiver.live.config_network import load_network, parse_account
 from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
 from tests.live.network import events, finished, inject, mock_log, serving
 from tests.live.waiting import until

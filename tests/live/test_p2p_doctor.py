@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 
-from quiver.live import config, init, keyfile
+from quiver.live import config, config_file, config_network, init, keyfile
 from quiver.live.devnet import Devnet
 from quiver.live.doctor_reachability import reachable
 from quiver.live.finding import Status
@@ -25,7 +25,7 @@ def make_network(directory, role):
 
 
 async def ask(path, kind):
-    network = config.load_network(path.parent / "network.toml")
+    network = config_network.load_network(path.parent / "network.toml")
     seed = keyfile.load(path.parent / "bootstrap.key")
     bootstrap = Peer(1, mode=Mode.SERVER, network=network.prefix())
     bootstrap.host._keypair, bootstrap.host.peer_id = seed, seed.peer_id
@@ -33,9 +33,9 @@ async def ask(path, kind):
     address = f"/ip4/127.0.0.1/udp/{bootstrap.host.port}/quic-v1/p2p/"
     text = (path.parent / "network.toml").read_text()
     (path.parent / "network.toml").write_text(text.replace("/ip4/127.0.0.1/udp/1/quic-v1/p2p/", address))
-    network = config.load_network(path.parent / "network.toml")
+    network = config_network.load_network(path.parent / "network.toml")
     try:
-        return await reachable(config.load(path, kind), path, network)
+        return await reachable(config_file.load(path, kind), path, network)
     finally:
         await bootstrap.close()
 

@@ -17,7 +17,8 @@ import pytest
 
 from quiver.errors import Unavailable, UsageError
 from quiver.live import doctor, keyfile
-from quiver.live.config import AggregatorConfig, load
+from quiver.live.config import AggregatorConfig
+from quiver.live.config_file import load
 from quiver.live.devnet import MOCK_MODEL, Devnet, free_ports, make_environment
 from quiver.live.finding import Status
 from quiver.live.init import init_network

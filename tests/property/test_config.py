@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quiver.errors import UsageError
-from quiver.live import config, init
+from quiver.live import config, config_network, init
 from quiver.params import Params
 from tests.property.messages import mutations
 
@@ -33,7 +33,7 @@ def files():
 def read(folder, name, data):
     path = folder / f"changed-{name}"
     path.write_bytes(data)
-    return config.load_network(path) if name == "network.toml" else config.load_any(path)
+    return config_network.load_network(path) if name == "network.toml" else config.load_any(path)
 
 
 @settings(max_examples=300, deadline=None)
@@ -65,9 +65,9 @@ def test_any_bytes_are_refused_in_words(files, data):
 
 
 def network(params):
-    return config.Network(
-        name="net", bootstrap=(), chain=config.Chain(path="ledger.json"), params=params,
-        aggregator=config.AggregatorAddress(
+    return config_network.Network(
+        name="net", bootstrap=(), chain=config_network.Chain(path="ledger.json"), params=params,
+        aggregator=config_network.AggregatorAddress(
             address="/ip4/127.0.0.1/udp/4002/quic-v1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
             account="0x" + "01" * 20,
         ),
@@ -88,7 +88,7 @@ def test_a_network_file_comes_back_with_its_hash(files, chosen):
     made = network(chosen)
     path = folder / "made.toml"
     path.write_text(init.render_network(made))
-    loaded = config.load_network(path)
+    loaded = config_network.load_network(path)
     assert loaded.params == chosen and loaded.hash == made.compute_hash()
 
 
@@ -105,4 +105,4 @@ def test_a_constant_no_network_can_run_with_is_refused_by_name(tmp_path, text):
     # The last section is [params]; without its hash the file is a network of one's own.
     path.write_text("\n".join([*(line for line in lines if not line.startswith("hash")), text]))
     with pytest.raises(UsageError, match=text.split()[0]):
-        config.load_network(path)
+        config_network.load_network(path)

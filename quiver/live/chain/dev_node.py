@@ -10,7 +10,7 @@ from quiver.errors import Unavailable, UsageError
 from quiver.ids import Address
 from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact
 from quiver.live.chain.rpc_client import Rpc, RpcError
-from quiver.live.config import Chain
+from quiver.live.config_network import Chain
 from quiver.params import Params
 from quiver.settlement.terms import Terms
 

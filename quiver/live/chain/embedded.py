@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quiver.errors import UsageError
 from quiver.ids import Address
-from quiver.live.config import Chain
+from quiver.live.config_network import Chain
 
 LEDGER_FILE = "ledger.sqlite"
 

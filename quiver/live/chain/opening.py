@@ -11,7 +11,9 @@ from typing import Protocol
 from quiver.errors import Unavailable, UsageError
 from quiver.identity.keys import KeyPair
 from quiver.live.chain.local import LocalLedger
-from quiver.live.config import ChainAccess, Network, parse_account, resolve
+from quiver.live.config import ChainAccess
+from quiver.live.config_file import resolve
+from quiver.live.config_network import Network, parse_account
 from quiver.live.log import note
 from quiver.ports import Clock, Ledger, Store
 from quiver.settlement.accounts import NOBODY

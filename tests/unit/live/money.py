@@ -16,7 +16,7 @@ from quiver.live import keyfile
 from quiver.live.__main__ import main
 from quiver.live.chain.opening import open_ledger
 from quiver.live.clock import LiveClock
-from quiver.live.config import load_network
+from quiver.live.config_network import load_network
 from quiver.live.stores.sqlite import SqliteStore
 from quiver.provider.leaves import KeptLeaf, Leaves
 from quiver.receipts.checks import ChannelTerms

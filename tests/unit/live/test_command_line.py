@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from quiver.errors import Unavailable, UsageError
-from quiver.live import config, process
+from quiver.live import config, config_network, process
 from quiver.live.__main__ import main
 from quiver.live.arguments import make_parser
 from quiver.params import Params
@@ -48,7 +48,7 @@ def test_an_unknown_option_is_refused(capsys):
 
 def test_init_makes_a_network_and_its_nodes_and_refuses_to_do_it_twice(tmp_path, capsys):
     assert main(["init", "network", "--directory", str(tmp_path), "--name", "mine", "--port", "4001"]) == 0
-    assert config.load_network(tmp_path / "network.toml").name == "mine"
+    assert config_network.load_network(tmp_path / "network.toml").name == "mine"
     assert main(["init", "network", "--directory", str(tmp_path)]) == 2
     assert "not overwritten" in capsys.readouterr().err
     assert main(["init", "gateway", "--directory", str(tmp_path), "--model", f"m:1={'ab' * 32}"]) == 0

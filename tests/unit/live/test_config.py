@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from quiver.errors import UsageError
-from quiver.live import config, init
+from quiver.live import config, config_file, config_network, init
 from quiver.params import Params
 
 DIGEST = "ab" * 32
@@ -23,7 +23,7 @@ def gateway(more="", head=""):
 
 
 def test_defaults_fill_what_is_not_written(tmp_path):
-    loaded = config.load(write(tmp_path, gateway()), config.GatewayConfig)
+    loaded = config_file.load(write(tmp_path, gateway()), config.GatewayConfig)
     assert loaded.http.host == "127.0.0.1" and loaded.policy == "power-of-two" and loaded.transport.port == 0
     assert config.load_any(tmp_path / "node.toml") == loaded
 
@@ -31,15 +31,15 @@ def test_defaults_fill_what_is_not_written(tmp_path):
 def test_an_unknown_key_is_refused_with_file_key_and_the_known_ones(tmp_path):
     path = write(tmp_path, gateway(head='polcy = "random"\n'))
     with pytest.raises(UsageError, match=r"node.toml: unknown key 'polcy' .* known keys there: .*policy"):
-        config.load(path, config.GatewayConfig)
+        config_file.load(path, config.GatewayConfig)
 
 
 def test_an_unknown_key_inside_a_section_or_a_list_is_refused_too(tmp_path):
     with pytest.raises(UsageError, match=r"unknown key 'prot' in \[http\].*port"):
-        config.load(write(tmp_path, gateway(more="[http]\nprot = 1\n")), config.GatewayConfig)
+        config_file.load(write(tmp_path, gateway(more="[http]\nprot = 1\n")), config.GatewayConfig)
     listed = 'role = "provider"\nkey = "k"\nstore = "s"\n[[models]]\nname = "m"\n[models.price]\npromt = 3\n'
     with pytest.raises(UsageError, match=r"unknown key 'promt' in \[models.price\].*prompt"):
-        config.load(write(tmp_path, listed), config.ProviderConfig)
+        config_file.load(write(tmp_path, listed), config.ProviderConfig)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_an_unknown_key_inside_a_section_or_a_list_is_refused_too(tmp_path):
 )
 def test_a_wrong_file_says_what_is_wrong(tmp_path, text, words):
     with pytest.raises(UsageError, match=words):
-        config.load(write(tmp_path, text), config.GatewayConfig)
+        config_file.load(write(tmp_path, text), config.GatewayConfig)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(UsageError, match="make it with `init`"):
-        config.load(tmp_path / "none.toml", config.GatewayConfig)
+        config_file.load(tmp_path / "none.toml", config.GatewayConfig)
 
 
 def make_network(tmp_path, **more):
@@ -70,9 +70,9 @@ def make_network(tmp_path, **more):
 
 def test_a_network_file_reads_back_with_its_hash_and_its_params(tmp_path):
     made = make_network(tmp_path, params=Params(epoch_ms=5000, k=8))
-    read = config.load_network(tmp_path / "network.toml")
+    read = config_network.load_network(tmp_path / "network.toml")
     assert read.params == made.params and read.hash == made.compute_hash() == read.compute_hash()
-    peer = config.parse_peer(read.bootstrap[0], where="network.toml")
+    peer = config_network.parse_peer(read.bootstrap[0], where="network.toml")
     assert len(peer.peer_id) == 38 and len(peer.addresses) == 1
 
 
@@ -82,9 +82,9 @@ def test_an_edited_network_file_is_refused_but_other_bootstrap_peers_are_the_sam
     original = path.read_text()
     path.write_text(original + "epoch_ms = 1\n")
     with pytest.raises(UsageError, match="its hash is"):
-        config.load_network(path)
+        config_network.load_network(path)
     path.write_text(original.replace("udp/4001", "udp/4009"))
-    assert config.load_network(path).compute_hash() == made.compute_hash()
+    assert config_network.load_network(path).compute_hash() == made.compute_hash()
     assert msgspec.structs.replace(made, name="other").compute_hash() != made.compute_hash()
 
 
@@ -93,7 +93,7 @@ def test_a_bootstrap_address_without_a_peer_is_refused(tmp_path):
     path = tmp_path / "network.toml"
     path.write_text(path.read_text().replace("/p2p/", "/", 1))
     with pytest.raises(UsageError, match="is not the address of a peer"):
-        config.load_network(path)
+        config_network.load_network(path)
 
 
 @pytest.mark.parametrize("role", ["bootstrap", "aggregator", "gateway", "provider"])
@@ -114,14 +114,14 @@ def test_what_init_writes_can_be_read_and_is_never_overwritten(tmp_path, role):
 
 
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path):
-    assert config.resolve(tmp_path / "sub" / "node.toml", "g.key") == tmp_path / "sub" / "g.key"
-    assert config.resolve(tmp_path / "node.toml", "/etc/g.key").as_posix() == "/etc/g.key"
+    assert config_file.resolve(tmp_path / "sub" / "node.toml", "g.key") == tmp_path / "sub" / "g.key"
+    assert config_file.resolve(tmp_path / "node.toml", "/etc/g.key").as_posix() == "/etc/g.key"
 
 
 def test_accounts_and_digests_name_what_they_should_look_like():
-    assert config.parse_account("0x" + "01" * 20, where="f") == b"\x01" * 20
+    assert config_network.parse_account("0x" + "01" * 20, where="f") == b"\x01" * 20
     for text in ("0x01", "xyz"):
         with pytest.raises(UsageError, match="40 hex digits"):
-            config.parse_account(text, where="f")
+            config_network.parse_account(text, where="f")
     with pytest.raises(UsageError, match="64 hex digits"):
         config.parse_digest("abcd", where="f")

@@ -10,7 +10,8 @@ import pytest
 from quiver.errors import Unavailable
 from quiver.live import gas_price
 from quiver.live.chain.fees import Market
-from quiver.live.config import Chain, ClaimsSection, ProviderConfig
+from quiver.live.config import ClaimsSection, ProviderConfig
+from quiver.live.config_network import Chain
 
 
 class Clock:
