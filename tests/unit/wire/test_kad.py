@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quiver.dht.distance import KEYS_MAX
 from quiver.errors import MalformedMessage
 from quiver.identity.keys import KeyPair
 from quiver.values.kad import KadMessage, KadType, Record
@@ -141,3 +142,8 @@ def test_a_memo_forgets_at_its_bounds_and_answers_the_same():
     assert memo[b"e" * 50] == b"e" * 100 and (len(memo), memo.held_bytes) == (1, 100)
     # Larger than everything it may hold: made, and not kept.
     assert memo[b"f" * 51] == b"f" * 102 and (len(memo), memo.held_bytes) == (0, 0)
+
+
+def test_the_memos_hold_as_many_peers_as_the_dht_remembers():
+    # With fewer, a world between the two bounds encodes each peer again and again.
+    assert kad._Memo.ENTRIES_MAX >= KEYS_MAX
