@@ -50,6 +50,9 @@ class Answers:
         """Units of `budget`."""
         if isinstance(question, AskBatch):
             return float(max(1, len(question.channels)))
+        if isinstance(question, AskHeads):
+            # A page of heads is as many reads.
+            return 8.0
         return 0.25 if isinstance(question, AskEpoch | AskShard) else 1.0
 
     def answer(self, peer: PeerId, question: Question) -> Answer:
