@@ -47,6 +47,7 @@ class WireCode(IntEnum):
     BACKEND_FAILED = 0x200C
     DEADLINE = 0x200D
     TOO_LARGE = 0x200E
+    ELSEWHERE = 0x200F
     INTERNAL = 0x20FF
 
 

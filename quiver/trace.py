@@ -54,6 +54,33 @@ class FirstToken(TraceEvent, tag="first_token"):
     provider: PeerId
 
 
+class RequestHedged(TraceEvent, tag="request_hedged"):
+    """A gateway asked a second provider beside one that is silent."""
+
+    request_id: RequestId
+    silent: PeerId
+    provider: PeerId
+    after_s: float
+
+
+class AttemptLost(TraceEvent, tag="attempt_lost"):
+    """Another provider answered first: this one was told to stop, and is paid for what it had sent."""
+
+    request_id: RequestId
+    provider: PeerId
+    delivered_tokens: int
+    "That had arrived by then."
+
+
+class RequestResumed(TraceEvent, tag="request_resumed"):
+    """A gateway asked another provider to continue a broken answer."""
+
+    request_id: RequestId
+    provider: PeerId
+    delivered_tokens: int
+    "What the client has."
+
+
 class AttemptFailed(TraceEvent, tag="attempt_failed"):
     """One attempt ended without a complete answer."""
 

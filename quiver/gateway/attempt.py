@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from quiver import trace
-from quiver.errors import BadSignature, Busy, PeerError, PeerUnreachable, WireCode
+from quiver.errors import BadSignature, Busy, DeadlineExceeded, PeerError, PeerUnreachable, Unavailable, WireCode
 from quiver.gateway.delivery import Delivery
 from quiver.gateway.inbox import RequestInbox
 from quiver.gateway.link import ProviderLink
@@ -26,10 +26,11 @@ Connect = Callable[[Offer], Awaitable[ProviderLink]]
 
 
 class Attempt:
-    """`next()` until `Final`; `close()` whichever way it ends."""
+    """`next()` until `Final`; `close()` whichever way it ends. It asks what the session wants when it is made."""
 
     __slots__ = (
-        "offer", "link", "started_s", "first_token_s", "_runtime", "_session", "_guard", "_connect", "_inbox", "_delivery", "_receipt",
+        "offer", "link", "started_s", "first_token_s", "delivery", "_runtime", "_session", "_asked", "_guard", "_connect", "_inbox",
+        "_receipt",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, session: Session, offer: Offer, guard: InFlight, connect: Connect) -> None:
@@ -37,17 +38,19 @@ class Attempt:
         self.link: ProviderLink | None = None
         self.started_s = runtime.clock.now()
         self.first_token_s: float | None = None
+        self.delivery: Delivery | None = None
+        "Set once the quote is accepted."
         self._runtime = runtime
         self._session = session
+        self._asked = session.asked
         self._guard = guard
         self._connect = connect
         self._inbox: RequestInbox | None = None
-        self._delivery: Delivery | None = None
         self._receipt: SignedReceipt | None = None
 
     async def _begin(self) -> tuple[ProviderLink, RequestInbox]:
         """Send the request, hold the quote against the offer, reserve its maximum and accept."""
-        runtime, request, offer = self._runtime, self._session.request, self.offer
+        runtime, request, offer = self._runtime, self._asked, self.offer
         link = self.link = await self._connect(offer)
         opened = frames.Open(
             request_id=request.request_id, channel=link.channel.state.channel, model=offer.model, dialect=request.dialect,
@@ -65,9 +68,9 @@ class Attempt:
                     f"the channel holds {link.channel.available} credits, {quote.amount_max} are quoted",
                     retry_after_s=1.0,
                 )
-            self._delivery = inbox.delivery = Delivery(quote, inbox.request_hash, runtime.params)
+            self.delivery = inbox.delivery = Delivery(quote, inbox.request_hash, runtime.params)
+            self._session.deliveries.append(self.delivery)
             await link.accept(quote.request_id)
-        self._session.quoted_credits = quote.amount_max
         runtime.trace.emit(
             trace.RequestQuoted(
                 at_s=runtime.clock.now(), node=runtime.signer.peer_id, request_id=quote.request_id, provider=link.peer,
@@ -92,7 +95,12 @@ class Attempt:
         if link is None or inbox is None:
             link, inbox = await self._begin()
         while True:
-            frame = inbox.take() or await inbox.get(self._patience_s())
+            try:
+                frame = inbox.take() or await inbox.get(self._patience_s())
+            except DeadlineExceeded:
+                if self.first_token_s is None or self._left_s() <= 0:
+                    raise
+                raise Unavailable("the provider fell silent in the middle of its answer") from None
             if isinstance(frame, frames.Chunk):
                 if self.first_token_s is None:
                     self._on_first_token(link)
@@ -108,12 +116,20 @@ class Attempt:
 
     def _patience_s(self) -> float:
         """How long the next frame may take, seconds."""
-        left_s = (self._session.request.deadline_ms - self._runtime.clock.utc_ms()) / 1000
-        return left_s if self.first_token_s is not None else min(left_s, self._runtime.params.first_token_timeout_s)
+        left_s = self._left_s()
+        # Where nobody else can go on there is nothing to gain by giving up earlier.
+        is_patient = self.first_token_s is not None and self._session.transcript is None
+        return left_s if is_patient else min(left_s, self._runtime.params.first_token_timeout_s)
+
+    def _left_s(self) -> float:
+        return (self._asked.deadline_ms - self._runtime.clock.utc_ms()) / 1000
 
     def _on_first_token(self, link: ProviderLink) -> None:
         runtime, session = self._runtime, self._session
-        self.first_token_s = session.first_token_s = runtime.clock.now()
+        assert self.delivery is not None
+        self.first_token_s = runtime.clock.now()
+        if not session.on_first_token(self.delivery, self.first_token_s):
+            return
         runtime.trace.emit(
             trace.FirstToken(
                 at_s=self.first_token_s, node=runtime.signer.peer_id, request_id=session.request.request_id,
@@ -123,7 +139,7 @@ class Attempt:
 
     def _final(self, link: ProviderLink, end: frames.End) -> Final:
         """Complete only with all chunks and a valid receipt over them; an empty answer owes nothing and has none."""
-        delivery, receipt, session = self._delivery, self._receipt, self._session
+        delivery, receipt, session = self.delivery, self._receipt, self._session
         assert delivery is not None
         if end.chunks != delivery.chunks:
             raise PeerUnreachable(f"{delivery.chunks} of {end.chunks} chunks arrived")
@@ -131,24 +147,24 @@ class Attempt:
             raise BadSignature("the answer ended without a receipt", peer_id=link.peer)
         last = link.channel.log.last
         covered = last is not None and receipt is not None and last.seq >= receipt.body.seq
+        earlier = [part for part in session.parts if part is not delivery]
+        prompt_tokens = delivery.billed_prompt if receipt else end.prompt_tokens
         return Final(
-            done_reason=end.done_reason, prompt_tokens=delivery.billed_prompt if receipt else end.prompt_tokens,
-            completion_tokens=delivery.billed_completion, provider=link.peer, model=self.offer.model, receipt=receipt,
-            acknowledgement=last if covered else None, queue_s=end.queue_s, attempts=session.attempts,
-            paid_credits=delivery.billed_credits, quoted_credits=session.quoted_credits,
+            done_reason=end.done_reason, prompt_tokens=prompt_tokens + sum(part.billed_prompt for part in earlier),
+            completion_tokens=delivery.billed_completion + session.tokens_before(delivery), provider=link.peer,
+            model=self.offer.model, receipt=receipt, acknowledgement=last if covered else None, queue_s=end.queue_s,
+            attempts=session.attempts, paid_credits=session.paid_credits, quoted_credits=session.quoted_credits(delivery),
+            resumed=len(earlier), hedged=session.hedged,
         )  # fmt: skip
 
-    def close(self) -> None:
-        """No more frames are wanted. What is reserved stays so until the provider has sent its last receipt."""
+    def close(self, code: WireCode) -> None:
+        """No more frames are wanted, and why. What is reserved stays so until the provider has sent its last receipt."""
         self._guard.release()
         if self.link is None:
             return
-        self.link.cancel(self._session.request.request_id, WireCode.CLIENT_GONE)
+        self.link.cancel(self._asked.request_id, code)
         if self._inbox is not None:
             self._inbox.close()
-        if self._delivery is not None:
-            self._session.delivered_tokens = self._delivery.tokens
-            self._session.paid_credits = self._delivery.billed_credits
 
 
 def _known_code(code: int) -> WireCode:

@@ -19,9 +19,11 @@ from quiver.errors import (
     UsageError,
     WireCode,
 )  # fmt: skip
+from quiver.gateway import contest
 from quiver.gateway.admission import GatewayAdmission
 from quiver.gateway.attempt import Attempt
 from quiver.gateway.discovery import FindProviders
+from quiver.gateway.hedging import HedgeTerms, Hedging
 from quiver.gateway.pool import ProviderPool
 from quiver.gateway.session import Session
 from quiver.gateway.suspicion import Suspicion
@@ -47,8 +49,13 @@ class GatewayService:
         *,
         detectors: Sequence[Detector] = (),
         witnesses: Iterable[bytes] = (),
+        hedging: HedgeTerms | None = None,
+        resume: bool = False,
     ) -> None:
-        """`detectors` look for fraud in what this gateway pays for; `witnesses` are keys whose evidence it may import."""
+        """`detectors` look for fraud in what this gateway pays for; `witnesses` are keys whose evidence it may import.
+
+        `hedging`: ask a second provider while the first is silent. `resume`: let another continue a broken answer.
+        """
         self.runtime = runtime
         self.policy = policy
         self.models = dict(models)
@@ -64,6 +71,8 @@ class GatewayService:
             self.suspicion = Suspicion(
                 runtime, book, tuple(detectors), self.reputation, self.table, tuple(self.models.values())
             )
+        self.hedging = None if hedging is None else Hedging(hedging)
+        self.resume = resume
         self._node = runtime.signer.peer_id
 
     async def run(self) -> None:
@@ -80,7 +89,7 @@ class GatewayService:
     async def handle(self, request: InferenceRequest, principal: Principal) -> AsyncIterator[RequestEvent]:
         """Chunks as they come, then one `Final` or `Failure`. `RequestRejected` or `Busy` if the request is not let in."""
         model = self._admit(request, principal)
-        session, last = Session(request, self.runtime.params), None
+        session, last = Session(request, self.runtime.params, resume=self.resume), None
         try:
             while last is None:
                 event = await self._next(session, model)
@@ -89,7 +98,8 @@ class GatewayService:
                 yield event
         finally:
             self.admission.release()
-            self._close_attempt(session)
+            for attempt in list(session.running):
+                self._end_attempt(session, attempt)
             self._report(session, last)
 
     def _admit(self, request: InferenceRequest, principal: Principal) -> ModelId:
@@ -105,35 +115,91 @@ class GatewayService:
             if model is None:
                 raise RequestRejected(RejectionReason.UNKNOWN_MODEL, f"model {request.model!r} is not served here")
             self.admission.admit(request, principal, now=runtime.clock.now(), utc_ms=runtime.clock.utc_ms())
+            if self.hedging is not None:
+                self.hedging.on_request()
         except (RequestRejected, Busy) as error:
             self._finished(Session(request, runtime.params), "rejected", None, str(error))
             raise
         return model
 
     async def _next(self, session: Session, model: ModelId) -> RequestEvent:
-        """The next event of the answer; one provider after the other is tried until an answer begins."""
+        """The next event of the answer; one provider after the other is tried until an answer begins, or goes on."""
         while True:
-            if session.attempt is None:
+            if not session.running:
                 try:
-                    session.attempt = await self._choose(session, model)
+                    await self._choose(session, model)
                 except UsageError:
                     # The policy broke its contract: a bug to be seen, not an answer to a client.
                     raise
                 except QuiverError as error:
                     return session.failure(error)
+            delay_s = self._hedge_delay_s(session, model)
             try:
-                event = await session.attempt.next()
+                event = await (session.running[0].next() if delay_s is None else self._compete(session, model, delay_s))
             except (Unavailable, PeerError) as error:
-                self._close_attempt(session, error=error)
+                self._end_attempt(session, session.running[0], error=error)
                 if not session.on_error(error):
                     return session.failure(error)
                 continue
             if isinstance(event, Final):
-                self._close_attempt(session, final=event)
+                self._end_attempt(session, session.running[0], final=event)
+            elif session.transcript is not None:
+                session.transcript.add(event)
             return event
 
-    async def _choose(self, session: Session, model: ModelId) -> Attempt:
-        """Ask the policy; `NoProvider` when nobody is left."""
+    # ---- hedging
+
+    def _hedge_delay_s(self, session: Session, model: ModelId) -> float | None:
+        if self.hedging is None or session.first_token_s is not None or session.hedged or session.is_slowed:
+            return None
+        return self.hedging.delay_s(session.request, model)
+
+    async def _compete(self, session: Session, model: ModelId, delay_s: float) -> TokenChunk | Final:
+        """The first event of whoever answers first; the other is stopped, and paid for what it had sent."""
+
+        def begin_second() -> Attempt | None:
+            return self._hedge(session, model, delay_s)
+
+        def on_failed(attempt: Attempt, error: contest.Failed) -> None:
+            self._end_attempt(session, attempt, error=error)
+            session.on_error(error)
+
+        winner, result = await contest.decide(
+            self.runtime.clock, session.running[0], delay_s=delay_s, begin_second=begin_second, on_failed=on_failed
+        )
+        for loser in [attempt for attempt in session.running if attempt is not winner]:
+            self._end_attempt(session, loser, lost=True)
+        if isinstance(result, (Unavailable, PeerError)):
+            raise result
+        return result
+
+    def _hedge(self, session: Session, model: ModelId, delay_s: float) -> Attempt | None:
+        """A second attempt at somebody else's provider, if one is connected and the budget has one left."""
+        assert self.hedging is not None
+        first, now = session.running[0].offer, self.runtime.clock.now()
+        candidates = [
+            candidate
+            for candidate in session.eligible(self.pool.candidates(model))
+            if candidate.channel_ready
+            and (offer := self.table.offer(candidate.peer, model, now)) is not None
+            and offer.payout != first.payout
+        ]
+        if not candidates or not self.hedging.take():
+            return None
+        session.hedged = True
+        second = self._dispatch(session, model, candidates)
+        self.runtime.trace.emit(
+            trace.RequestHedged(
+                at_s=now, node=self._node, request_id=session.request.request_id, silent=first.provider,
+                provider=second.offer.provider, after_s=delay_s,
+            )
+        )  # fmt: skip
+        return second
+
+    # ---- whom to ask
+
+    async def _choose(self, session: Session, model: ModelId) -> None:
+        """Ask the policy and begin; `NoProvider` when nobody is left."""
         clock, table = self.runtime.clock, self.table
         candidates = session.eligible(self.pool.candidates(model))
         if not candidates:
@@ -145,12 +211,19 @@ class GatewayService:
             candidates = session.eligible(table.candidates(model, clock.now()))
         if not candidates:
             raise NoProvider(f"no provider of {session.request.model!r} is left to try", retry_after_s=1.0)
-        return self._dispatch(session, model, candidates)
+        attempt = self._dispatch(session, model, candidates)
+        if session.first_token_s is not None:
+            self.runtime.trace.emit(
+                trace.RequestResumed(
+                    at_s=clock.now(), node=self._node, request_id=session.request.request_id,
+                    provider=attempt.offer.provider, delivered_tokens=session.delivered_tokens,
+                )
+            )  # fmt: skip
 
     def _dispatch(self, session: Session, model: ModelId, candidates: Sequence[Candidate]) -> Attempt:
         runtime, now = self.runtime, self.runtime.clock.now()
         candidates = self.reputation.trusted(candidates, runtime.clock.utc_ms())
-        decision = self.policy.choose(session.request, candidates, now=now, rng=runtime.rng)
+        decision = self.policy.choose(session.asked, candidates, now=now, rng=runtime.rng)
         check_decision(decision, candidates)
         probes = wanted_probes(self.policy, now=now, rng=runtime.rng)
         if probes:
@@ -167,34 +240,50 @@ class GatewayService:
                 candidates=len(candidates),
             )
         )  # fmt: skip
-        return Attempt(runtime, session, offer, self.table.dispatch(best.peer), self.pool.connect)
+        attempt = Attempt(runtime, session, offer, self.table.dispatch(best.peer), self.pool.connect)
+        session.running.append(attempt)
+        return attempt
 
     # ---- ends
 
-    def _close_attempt(
-        self, session: Session, *, final: Final | None = None, error: Unavailable | PeerError | None = None
-    ) -> None:
+    def _end_attempt(
+        self, session: Session, attempt: Attempt, *, final: Final | None = None,
+        error: Unavailable | PeerError | None = None, lost: bool = False,
+    ) -> None:  # fmt: skip
         """One attempt is over; how it ended is learned, unless the client left in its middle."""
-        attempt, session.attempt = session.attempt, None
-        if attempt is None:
-            return
-        attempt.close()
+        session.running.remove(attempt)
+        is_over = final is not None or error is not None or lost
+        attempt.close(WireCode.ELSEWHERE if is_over else WireCode.CLIENT_GONE)
         if attempt.link is not None:
             self.pool.top_up_soon(attempt.link)
-        if final is None and error is None:
+        if not is_over:
             return
         if error is not None:
             self._attempt_failed(session, attempt, error)
-        now, first_s = self.runtime.clock.now(), attempt.first_token_s
+        if lost:
+            self._attempt_lost(session, attempt)
+        now, first_s, delivery = self.runtime.clock.now(), attempt.first_token_s, attempt.delivery
+        silent_s = now - attempt.started_s if lost else None
         outcome = Outcome(
             request_id=session.request.request_id, peer=attempt.offer.provider,
             # An empty answer may be honest, but a peer that gives nothing else must not look like a fast one.
-            ok=final is not None and final.receipt is not None, busy=isinstance(error, Busy),
-            ttft_s=None if first_s is None else first_s - attempt.started_s, e2e_s=now - attempt.started_s,
-            completion_tokens=final.completion_tokens if final else 0, prompt_tokens=final.prompt_tokens if final else 0,
+            ok=lost or (final is not None and final.receipt is not None), busy=isinstance(error, Busy), lost=lost,
+            ttft_s=silent_s if first_s is None else first_s - attempt.started_s, e2e_s=now - attempt.started_s,
+            completion_tokens=delivery.billed_completion if final and delivery else 0,
+            prompt_tokens=delivery.billed_prompt if final and delivery else 0,
         )  # fmt: skip
+        if final is not None and self.hedging is not None and (ttft_s := session.ttft_s) is not None:
+            self.hedging.on_first_token(session.request, attempt.offer.model, ttft_s)
         self.table.on_outcome(outcome, model=attempt.offer.model, now=now)
         tell(self.policy, outcome, now=now)
+
+    def _attempt_lost(self, session: Session, attempt: Attempt) -> None:
+        self.runtime.trace.emit(
+            trace.AttemptLost(
+                at_s=self.runtime.clock.now(), node=self._node, request_id=session.request.request_id,
+                provider=attempt.offer.provider, delivered_tokens=attempt.delivery.tokens if attempt.delivery else 0,
+            )
+        )  # fmt: skip
 
     def _attempt_failed(self, session: Session, attempt: Attempt, error: QuiverError) -> None:
         code = error.wire_code if isinstance(error, PeerError) else WireCode.RESOURCE_LIMIT

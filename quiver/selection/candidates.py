@@ -170,7 +170,9 @@ class CandidateTable:
         if peer is None or outcome.busy:
             return
         if outcome.ok:
-            peer.ejection.on_success()
+            # Whoever lost a hedge has shown no more than how slow it is.
+            if not outcome.lost:
+                peer.ejection.on_success()
             entry = peer.entries.get(model)
             if entry is not None and outcome.ttft_s is not None:
                 entry.ttft.observe(outcome.ttft_s, now=now)

@@ -56,3 +56,5 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     e2e_s: float
     completion_tokens: int
     prompt_tokens: int
+    lost: bool = False
+    "Another provider answered first and this one was stopped: no fault, and `ttft_s` is at least what is said here."

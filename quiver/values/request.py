@@ -43,6 +43,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     prefix_hashes: tuple[bytes, ...] = ()
     sealed: bool = False
+    once: bool = False
+    "At most one provider may have begun to answer: never hedged, never resumed."
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,11 +75,17 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     queue_s: float
     attempts: int
     paid_credits: int
+    "Receipts accepted so far, of every provider that delivered something, also of one that lost a hedge."
     quoted_credits: int
+    "What those quotes allowed."
+    resumed: int = 0
+    "How often another provider continued; then `receipt` is the last one's, over its own part only."
+    hedged: bool = False
+    "A second provider was asked while the first was silent."
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
-    """The request ended without a complete answer. `delivered_tokens` were paid for."""
+    """The request ended without a complete answer. For `delivered_tokens` receipts were accepted, or will be when they come."""
 
     code: int
     message: str
@@ -85,6 +93,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
     delivered_tokens: int = 0
     attempts: int = 0
     paid_credits: int = 0
+    resumed: int = 0
+    hedged: bool = False
 
 
 RequestEvent = TokenChunk | Final | Failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from quiver.errors import (
     BadSignature,
@@ -23,6 +24,7 @@ from quiver.params import Params
 from quiver.values.frames import Chunk, End
 from quiver.values.request import Principal
 from sim.loop import Environment
+from tests.unit.gateway.test_session import deliver
 from tests.unit.selection.builders import candidate, request
 
 REQUEST = RequestId(bytes(16))
@@ -36,11 +38,13 @@ ERRORS = st.sampled_from(
     attempts_max=st.integers(1, 4),
     endings=st.lists(st.tuples(ERRORS, st.booleans()), min_size=60, max_size=60),
     picks=st.lists(st.integers(0, 1_000), min_size=60, max_size=60),
+    resume=st.booleans(),
 )
-def test_a_session_ends_asks_nobody_twice_and_never_begins_an_answer_again(ready, attempts_max, endings, picks):
-    session = Session(request(), Params(attempts_max=attempts_max))
+def test_a_session_ends_asks_nobody_twice_and_never_begins_an_answer_again(ready, attempts_max, endings, picks, resume):
+    asked = replace(request(), body=b'{"prompt":"Go on"}')
+    session = Session(asked, Params(attempts_max=attempts_max), resume=resume)
     candidates = [candidate(f"{number:02}", channel_ready=flag) for number, flag in enumerate(ready)]
-    faults, error = 0, NoProvider("nobody is left")
+    faults, delivered, error = 0, 0, NoProvider("nobody is left")
     for (failure, had_token), pick in zip(endings, picks, strict=True):
         eligible = session.eligible(candidates)
         if not eligible:
@@ -50,11 +54,15 @@ def test_a_session_ends_asks_nobody_twice_and_never_begins_an_answer_again(ready
         unconnected = [other for other in candidates if other.channel_ready and other.peer not in session.tried]
         assert chosen.channel_ready or not unconnected
         session.on_dispatch(chosen.peer, 1.0)
-        if had_token and session.first_token_s is None:
-            session.first_token_s, session.delivered_tokens = 2.0, 1
+        if had_token and not isinstance(failure, Busy):
+            deliver(session, chunks=1)
+            delivered += 1
         faults += not isinstance(failure, Busy)
         another, error = session.on_error(failure), failure
-        assert not (another and session.first_token_s is not None)
+        if another and delivered:
+            # It goes on where the client's text ends, and is never longer than it was asked for.
+            assert resume and session.asked.max_tokens == asked.max_tokens - delivered
+            assert session.asked.body.count(b"abc") == session.delivered_tokens == delivered
         if not another:
             break
     else:
