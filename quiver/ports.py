@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -207,6 +207,17 @@ class Signer(Protocol):
         """
 
 
+class SignatureCheck(NamedTuple):
+    """One signature to check among many: what `verify`, or for a session's `verify_session`, would be asked."""
+
+    signer: bytes
+    "Ed25519 public key, or the session's address."
+    message: bytes
+    "For a session the 32-byte digest."
+    signature: bytes
+    is_session: bool = False
+
+
 class Verifier(Protocol):
     """Checks other people's signatures. False, never an exception, for anything that is not valid."""
 
@@ -215,6 +226,9 @@ class Verifier(Protocol):
 
     async def verify_session(self, address: Address, digest: bytes, signature: bytes) -> bool:
         """secp256k1, low s, recovers to `address`."""
+
+    async def find_invalid(self, checks: Sequence[SignatureCheck]) -> int | None:
+        """Index of the first that is not valid, None if all are: one wait for all of them, and no work after the first bad one."""
 
 
 class Trace(Protocol):

@@ -7,11 +7,13 @@ adversaries forge by altering bytes, never by calling the signer of another node
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from enum import StrEnum
 
 from quiver.identity import keys
 from quiver.identity.peer_id import compute_peer_id
 from quiver.ids import Address, PeerId
+from quiver.ports import SignatureCheck
 
 
 class Signatures(StrEnum):
@@ -94,3 +96,15 @@ class SimVerifier:
     async def verify_session(self, address: Address, digest: bytes, signature: bytes) -> bool:
         """Whether `signature` belongs to the session address and digest."""
         return self.verify_session_now(address, digest, signature)
+
+    async def find_invalid(self, checks: Sequence[SignatureCheck]) -> int | None:
+        """Index of the first that is not valid, None if all are."""
+        for index, (signer, message, signature, is_session) in enumerate(checks):
+            is_valid = (
+                self.verify_session_now(Address(signer), message, signature)
+                if is_session
+                else self._verify_now(signer, message, signature)
+            )
+            if not is_valid:
+                return index
+        return None

@@ -21,14 +21,14 @@ from quiver.aggregator.shard import ShardClosing
 from quiver.aggregator.shards import Shards
 from quiver.aggregator.usage import Usage
 from quiver.aggregator.window import Ingest, Window, load_head
-from quiver.errors import BadSignature, PeerError, ReceiptMismatch, Unavailable, WireCode
+from quiver.errors import PeerError, ReceiptMismatch, Unavailable, WireCode
 from quiver.identity.peer_id import peer_id_text, public_key_of
 from quiver.ids import PeerId
 from quiver.ports import Signer, Stream
 from quiver.receipts.checks import ChannelTerms, check_acknowledgement, check_receipts
 from quiver.receipts.fraud.detector import Detector
 from quiver.receipts.promises import sign_promise
-from quiver.receipts.signatures import find_signer, verify_receipt
+from quiver.receipts.signatures import verify_submission
 from quiver.runtime import Nursery, Runtime
 from quiver.settlement.channel import sessions_of
 from quiver.trace import EvidenceRecorded, ReceiptsIngested
@@ -132,14 +132,10 @@ class AggregatorService:
         heads = check_receipts(frame.receipts, frame.previous, self._terms(state, provider_key))
         check_acknowledgement(frame.acknowledgement, heads[-1], state.channel)
         # Signed before a rotation or after it: either key answers for a leaf.
-        signer = await find_signer(
-            runtime.verifier, frame.acknowledgement, sessions_of(state), chain_id=runtime.ledger.chain_id,
-            contract=runtime.ledger.contract,
+        await verify_submission(
+            runtime.verifier, frame.receipts, frame.acknowledgement, sessions_of(state),
+            chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract,
         )  # fmt: skip
-        if signer is None:
-            raise BadSignature("acknowledgement_signature: by no session key of its channel")
-        for receipt in frame.receipts:
-            await verify_receipt(runtime.verifier, receipt)
         done = self._window.ingest(
             state, frame.previous, frame.receipts, heads, frame.acknowledgement, utc_ms=runtime.clock.utc_ms(),
             head_at=lambda epoch, channel, seq: load_head(runtime.store, epoch, channel, seq),

@@ -15,6 +15,7 @@ from quiver.identity import keys
 from quiver.identity.peer_id import compute_peer_id, peer_id_text
 from quiver.live import config, config_file, keyfile
 from quiver.live.stores.reader import open_to_read, readable
+from quiver.ports import SignatureCheck
 from quiver.receipts.evidence import read_line, verify_evidence, write_line
 from quiver.values.evidence import SignedEvidence
 
@@ -41,6 +42,9 @@ class _Verifier:
 
     async def verify_session(self, address: object, digest: bytes, signature: bytes) -> bool:
         raise UsageError("evidence has no session signatures")
+
+    async def find_invalid(self, checks: Sequence[SignatureCheck]) -> int | None:
+        raise UsageError("evidence is checked line by line")
 
 
 async def check_file(path: Path) -> list[SignedEvidence]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from quiver.errors import BadSignature
 from quiver.identity.signing import ack_digest, ack_domain, receipt_digest
 from quiver.ids import Address
-from quiver.ports import Signer, Verifier
+from quiver.ports import SignatureCheck, Signer, Verifier
 from quiver.receipts.checks import ChannelTerms, check_acknowledgement_shape, check_shape
 from quiver.values.receipt import Acknowledgement, ChannelHead, ReceiptBody, SignedReceipt
 
@@ -56,3 +56,23 @@ async def find_signer(
             continue
         return session
     return None
+
+
+async def verify_submission(
+    verifier: Verifier, receipts: Sequence[SignedReceipt], ack: Acknowledgement, sessions: Sequence[Address], *,
+    chain_id: int, contract: Address,
+) -> None:  # fmt: skip
+    """`BadSignature` unless one of `sessions` signed `ack` and its provider every receipt. Check their shapes before.
+
+    The acknowledgement goes first: who has none of a payer's costs us one signature, however many receipts come with it.
+    """
+    digest = ack_digest(ack_domain(chain_id, contract), ack.channel, ack.cum, ack.seq, ack.head)
+    signed = [SignatureCheck(one.body.provider_key, receipt_digest(one.body), one.signature) for one in receipts]
+    for session in sessions:
+        invalid = await verifier.find_invalid([SignatureCheck(session, digest, ack.signature, True), *signed])
+        if invalid is None:
+            return
+        if invalid > 0:
+            seq = receipts[invalid - 1].body.seq
+            raise BadSignature(f"receipt_signature: receipt {seq} is not signed by its provider key")
+    raise BadSignature("acknowledgement_signature: by no session key of its channel")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from quiver.ids import Address, ChannelId, ModelId, PeerId, RequestId, compute_c
 from quiver.live.clock import LiveClock
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
 from quiver.params import Params
-from quiver.ports import Clock, Store
+from quiver.ports import Clock, SignatureCheck, Store
 from quiver.runtime import Runtime
 from quiver.values.frames import Ingested, ReceiptsFrame, SubmitReceipts
 from quiver.values.ledger import BondState, ChannelState, EpochState, SubmitEpoch
@@ -171,6 +171,9 @@ class TrustingVerifier:
 
     async def verify_session(self, address: Address, digest: bytes, signature: bytes) -> bool:
         return True
+
+    async def find_invalid(self, checks: Sequence[SignatureCheck]) -> int | None:
+        return None
 
 
 def make_service(

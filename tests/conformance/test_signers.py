@@ -9,7 +9,8 @@ import pytest
 
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import compute_peer_id
-from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
+from quiver.live.signer import CHECKS_PER_JOB, LiveSigner, LiveVerifier, SignaturePool
+from quiver.ports import SignatureCheck
 from sim.loop import Environment
 from sim.signer import SimSigner, SimVerifier
 
@@ -107,6 +108,46 @@ def test_rubbish_is_refused_without_an_exception(check, signature):
         assert not await verifier.verify(signer.public_key, DIGEST, signature)
         assert not await verifier.verify(b"short", DIGEST, signature)
         assert not await verifier.verify_session(signer.session_address, DIGEST, signature)
+
+    check(story)
+
+
+async def checks_of(signer, other, count):
+    """Signatures of two nodes by both kinds of keys, in turn: all valid."""
+    checks = []
+    for number in range(count):
+        one = (signer, other)[number // 2 % 2]
+        digest = number.to_bytes(32, "big")
+        if number % 2:
+            checks.append(SignatureCheck(one.session_address, digest, await one.sign_session(digest), True))
+        else:
+            checks.append(SignatureCheck(one.public_key, digest, await one.sign(digest)))
+    return checks
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 2 * CHECKS_PER_JOB + 3])
+def test_many_at_once_are_valid_when_each_is(check, count):
+    async def story(signer, other, verifier):
+        assert await verifier.find_invalid(await checks_of(signer, other, count)) is None
+
+    check(story)
+
+
+@pytest.mark.parametrize("position", [0, 3, CHECKS_PER_JOB - 1, CHECKS_PER_JOB, 2 * CHECKS_PER_JOB + 2])
+def test_the_first_that_is_not_valid_is_named(check, position):
+    async def story(signer, other, verifier):
+        checks = await checks_of(signer, other, 2 * CHECKS_PER_JOB + 3)
+        for wrong in (
+            checks[position]._replace(message=bytes(31) + b"\xff"),
+            checks[position]._replace(signature=b""),
+            checks[position]._replace(signer=b"short"),
+            # A key of the one kind is no key of the other.
+            checks[position]._replace(is_session=not checks[position].is_session),
+        ):
+            changed = [*checks]
+            changed[position] = wrong
+            changed[-1] = changed[-1]._replace(signature=b"\0" * 64)
+            assert await verifier.find_invalid(changed) == position
 
     check(story)
 

@@ -11,6 +11,7 @@ from quiver.identity import keys
 from quiver.identity.keys import KeyPair
 from quiver.live import signer as signer_module
 from quiver.live.signer import LiveSigner, LiveVerifier, SignaturePool
+from quiver.ports import SignatureCheck
 
 KEYS = KeyPair(b"\x01" * 32)
 
@@ -76,7 +77,7 @@ def test_a_caller_that_gives_up_disturbs_nobody():
 
 
 def test_waiting_jobs_are_bounded(monkeypatch):
-    monkeypatch.setattr(signer_module, "JOBS_WAITING_MAX", 3)
+    monkeypatch.setattr(signer_module, "SIGNATURES_WAITING_MAX", 3)
 
     async def story(pool):
         jobs = [pool.run(bytes.fromhex, "00") for _ in range(3)]
@@ -85,5 +86,41 @@ def test_waiting_jobs_are_bounded(monkeypatch):
         assert caught.value.retry_after_s == 1.0
         await asyncio.gather(*jobs)
         assert await pool.run(bytes.fromhex, "05") == b"\x05"
+
+    run(story)
+
+
+def test_a_list_counts_as_many_signatures_as_it_has_and_takes_turns_with_others(monkeypatch):
+    monkeypatch.setattr(signer_module, "SIGNATURES_WAITING_MAX", 6)
+    monkeypatch.setattr(signer_module, "CHECKS_PER_JOB", 2)
+
+    async def story(pool):
+        verifier, batches = LiveVerifier(pool), []
+        submit = pool._executor.submit
+        pool._executor.submit = lambda function, jobs: (
+            batches.append([job.signatures for job in jobs]) or submit(function, jobs)
+        )
+        checks = [SignatureCheck(KEYS.public_key, b"%d" % n, KEYS.sign(b"%d" % n)) for n in range(5)]
+        lists = [asyncio.create_task(verifier.find_invalid(checks)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="6 signatures wait"):
+            pool.run(bytes.fromhex, "00")
+        assert await asyncio.gather(*lists) == [None, None, None]
+        assert sorted(batches) == [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+
+    run(story)
+
+
+def test_a_worker_is_given_no_more_signatures_at_once_than_a_batch(monkeypatch):
+    monkeypatch.setattr(signer_module, "SIGNATURES_PER_BATCH", 4)
+
+    async def story(pool):
+        batches = []
+        submit = pool._executor.submit
+        pool._executor.submit = lambda function, jobs: (
+            batches.append([job.signatures for job in jobs]) or submit(function, jobs)
+        )
+        await asyncio.gather(*(pool.run(bytes.fromhex, "00", signatures=count) for count in (3, 3, 1, 1, 1, 1, 1)))
+        assert batches == [[3, 3], [1, 1, 1, 1], [1]]
 
     run(story)
