@@ -27,8 +27,8 @@ from tests.bench.measure import cpu_s, in_fresh_process, interleave, mean
 from tests.bench.report import Goal, Row
 
 RECEIPTS_LIMIT = 10_000.0
-# Receipts in one frame under one acknowledgement: providers hand in every few seconds, and payers acknowledge a few at a time.
-FRAME_SIZES = (16, 1)
+# Receipts in one frame under one acknowledgement, and what makes such frames: tests/scenarios/test_frame_sizes.py measures it.
+FRAME_SIZES = {128: "50 requests/s on a channel", 5: "1 request/s on a channel", 1: "a lone request"}
 STREAMS = 64
 RSS_LIMIT_BYTES = float(1 << 30)
 RESTART_LIMIT_S = 5.0
@@ -89,12 +89,13 @@ async def _take(open_store: Callable[[], Store], load: Load, count: int) -> floa
 
 
 def _ingest_rows(server: _Server | None, *, quick: bool, command: str) -> list[Row]:
-    count, repetitions = (4_096, 2) if quick else (16_384, 6)
+    wanted, repetitions = (8_192, 2) if quick else (16_384, 6)
     rows = []
     with tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory:
         files = iter(Path(directory) / f"{number}.sqlite" for number in range(1000))
-        for per_frame in FRAME_SIZES:
-            load = make_load(streams=STREAMS, receipts=count, per_frame=per_frame)
+        for per_frame, cause in FRAME_SIZES.items():
+            load = make_load(streams=STREAMS, receipts=wanted, per_frame=per_frame)
+            count = wanted // STREAMS // per_frame * per_frame * STREAMS
             for name, open_store in (
                 ("SQLite", lambda: SqliteStore(next(files))),
                 ("PostgreSQL", server and server.open),
@@ -110,7 +111,7 @@ def _ingest_rows(server: _Server | None, *, quick: bool, command: str) -> list[R
                     ours += f"; the server's CPU beside it: {spent * 1e6:.0f} µs a receipt"
                 rows.append(
                     Row(
-                        name=f"settlement: receipts, {per_frame} in a frame, decoded, both signatures, checked, durable on {name}",
+                        name=f"settlement: receipts, {per_frame} in a frame ({cause}), decoded, both signatures, checked, durable on {name}",
                         ours=ours, peer="-", limit=f"{RECEIPTS_LIMIT:,.0f} receipts/CPU-s",
                         ratios=tuple(rate / RECEIPTS_LIMIT for rate in rates), goal=AT_LEAST, command=command,
                     )
