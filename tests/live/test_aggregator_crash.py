@@ -77,9 +77,13 @@ class Aggregator:
         self._process.stdin.close()
 
 
-async def seen(condition):
+async def seen(condition, work=()):
+    """Return once it is so; what ended one of the tasks in `work` ends this too."""
     async with Deadline(30.0):
         while not condition():
+            for task in work:
+                if task.done():
+                    task.result()
             await asyncio.sleep(0.005)
 
 
@@ -90,7 +94,7 @@ class Story:
         self.directory, self.network, self.url, self.kills = directory, network, database_url, kills
         self.payer = KeyPair(b"g" * 32)
         self.sellers = [Seller(number, self.payer, network.prefix(), pace_s=pace_s) for number in range(1, SELLERS + 1)]
-        self.proofs, self.states, self.roots_shown, self.events = {}, {}, {}, []
+        self.proofs, self.states, self.roots_shown, self.events, self.work = {}, {}, {}, [], []
 
     async def run(self, rng):
         where = {"contract": self.network.chain.contract, "aggregator": self.network.aggregator.account}
@@ -105,7 +109,7 @@ class Story:
         try:
             for seller in self.sellers:
                 await seller.start(ledger, parse_peer(self.network.aggregator.address, where="network.toml"))
-            work = [asyncio.ensure_future(seller.sell(stop)) for seller in self.sellers]
+            work = self.work = [asyncio.ensure_future(seller.sell(stop)) for seller in self.sellers]
             watch = asyncio.ensure_future(self.sellers[0].watch_roots(EPOCH_MS, LiveClock().utc_ms, stop))
             await self._kill_often(aggregator, rng)
             await self._each_is_served()
@@ -126,8 +130,8 @@ class Story:
                 await asyncio.sleep(rng.uniform(0.0, START_S))
             else:
                 # This very process has served somebody, so the kill is in the middle of work.
-                taken = sum(len(seller.acknowledged) for seller in self.sellers)
-                await seen(lambda taken=taken: sum(len(seller.acknowledged) for seller in self.sellers) > taken)
+                taken = self._taken()
+                await seen(lambda taken=taken: self._taken() > taken, self.work)
                 await asyncio.sleep(rng.uniform(0.0, LIFE_S_MAX))
             aggregator.kill()
             aggregator.start()
@@ -135,8 +139,12 @@ class Story:
     async def _each_is_served(self):
         marks = [len(seller.acknowledged) for seller in self.sellers]
         await seen(
-            lambda: all(len(seller.acknowledged) > mark for seller, mark in zip(self.sellers, marks, strict=True))
+            lambda: all(len(seller.acknowledged) > mark for seller, mark in zip(self.sellers, marks, strict=True)),
+            self.work,
         )
+
+    def _taken(self):
+        return sum(len(seller.acknowledged) for seller in self.sellers)
 
     async def _collect(self, ledger, epochs):
         """The last epoch is committed when each channel's newest acknowledged receipt is under a leaf."""
