@@ -10,24 +10,27 @@ import asyncio
 import msgspec
 
 from quiver import trace
+from quiver.concerns import Concerns
 from quiver.errors import QuiverError, ReceiptMismatch, SettlementError, Unavailable
 from quiver.gateway.link import ProviderLink
 from quiver.gateway.payer import PayerChannel
+from quiver.gateway.topup import Locked, TopUpPolicy
 from quiver.identity import signing
 from quiver.ids import Address, ChannelId, PeerId, compute_channel_id
 from quiver.receipts.checks import ChannelTerms
 from quiver.receipts.history import Book
 from quiver.receipts.log import PayerLog
+from quiver.receipts.totals import DAY_MS
 from quiver.runtime import Nursery, Runtime
 from quiver.values.ledger import ChannelState, FinishExit, OpenChannel, RequestExit, TopUp
 from quiver.values.offer import Offer
 
 TABLE, EXITS = "gateway_channels", "gateway_exits"
 _NONCE = b"nonce"
-# A channel is topped up when less than this share of a deposit is left.
-TOP_UP_SHARE = 0.5
 # Channels abandoned to one provider, exits unfinished, before no further one is opened.
 ABANDONED_MAX = 2
+TOP_UPS = "top-ups"
+"Subject of what an operator is told about them."
 
 
 class OpenedChannel(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +46,15 @@ class Purse:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.top_up = TopUpPolicy()
+        "What the operator allows; the wiring may set another before the first request."
+        self.concerns = Concerns(runtime)
         self.links: dict[PeerId, ProviderLink] = {}
         self.book: Book | None = None
         "What providers billed and delivered, for fraud detectors; nothing is kept while it is None."
         self._dials: dict[PeerId, asyncio.Future[ProviderLink]] = {}
         self._topping_up: dict[PeerId, None] = {}
+        self._locked = Locked.load(runtime.store)
         self._nonce: int | None = None
         "Of the next channel. Counted here, because two dials of one moment read the same row."
         self._domain = signing.ack_domain(runtime.ledger.chain_id, runtime.ledger.contract)
@@ -152,7 +159,7 @@ class Purse:
             self._check_abandoned(peer)
             opened, state = await self._reserve_nonce(offer), None
         if state is None:
-            await runtime.ledger.submit(
+            await self._lock(
                 OpenChannel(
                     sender=runtime.signer.account, provider=offer.payout, session=runtime.signer.session_address,
                     amount=runtime.params.channel_deposit_credits, nonce=opened.nonce,
@@ -192,26 +199,43 @@ class Purse:
 
     def top_up_soon(self, link: ProviderLink, nursery: Nursery) -> None:
         """Start a top-up if the channel runs low and none is under way."""
-        low = link.channel.available < self.runtime.params.channel_deposit_credits * TOP_UP_SHARE
+        low = self.top_up.is_low(link.channel.available, deposit=self.runtime.params.channel_deposit_credits)
         if low and link.peer not in self._topping_up:
             self._topping_up[link.peer] = None
             nursery.start(self._top_up(link))
 
     async def _top_up(self, link: ProviderLink) -> None:
         runtime, channel = self.runtime, link.channel
+        amount = self.top_up.compute_amount(deposit=runtime.params.channel_deposit_credits)
         try:
-            await runtime.ledger.submit(
-                TopUp(
-                    sender=runtime.signer.account, channel=channel.state.channel,
-                    amount=runtime.params.channel_deposit_credits,
-                )
-            )  # fmt: skip
+            await self._lock(TopUp(sender=runtime.signer.account, channel=channel.state.channel, amount=amount))
             channel.state = runtime.ledger.channel(channel.state.channel) or channel.state
         except QuiverError:
             # The next request that finds the channel low tries again; until then the channel just holds less.
             return
         finally:
             self._topping_up.pop(link.peer, None)
+
+    async def _lock(self, transaction: OpenChannel | TopUp) -> None:
+        """Ask the ledger, within what the operator allows; `Unavailable` beyond it, and a concern until it may again."""
+        runtime, locked, amount = self.runtime, self._locked, transaction.amount
+        day = runtime.clock.utc_ms() // DAY_MS
+        balance = runtime.ledger.balance(runtime.signer.account)
+        obstacle = self.top_up.find_obstacle(amount, balance=balance, locked=locked, day=day)
+        if obstacle is not None:
+            self.concerns.warn(TOP_UPS, obstacle)
+            raise Unavailable(f"no credits for a channel: {obstacle}")
+        asked = locked.on_asked(amount, day=day)
+        try:
+            await runtime.store.commit(asked)
+            await runtime.ledger.submit(transaction)
+        except QuiverError as error:
+            if isinstance(error, SettlementError):
+                self.concerns.warn(TOP_UPS, f"{amount} credits could not be locked in a channel: {error}")
+            await runtime.store.commit(locked.on_refused(amount, day=day))
+            raise
+        locked.on_done(amount)
+        self.concerns.clear(TOP_UPS)
 
 
 def _is_usable(state: ChannelState) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from quiver.errors import MalformedMessage, UsageError
+from quiver.gateway.topup import TopUpPolicy
 from quiver.ids import Address, ModelId, model_id_from_digest
 from quiver.live.config_file import Count, NotNegative, Port, Positive, Section, load, read
 from quiver.live.config_network import parse_account
@@ -150,6 +151,26 @@ class AggregatorConfig(NodeConfig, frozen=True, kw_only=True, tag="aggregator", 
     "Left out: receipts and questions come by libp2p only."
 
 
+class TopUpSection(Section, frozen=True, kw_only=True):
+    """`[top_up]`: what a gateway may lock in channels to providers, credits."""
+
+    low_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    "A channel is topped up when less than this share of a deposit is left in it; 0: never."
+    amount: NotNegative = 0
+    "Of one top-up; 0: a deposit."
+    daily_max_credits: NotNegative = 0
+    "Most that is locked in one UTC day, opening channels included; 0: no limit."
+    balance_floor: NotNegative = 0
+    "Free credits of the account that are never locked."
+
+    def policy(self) -> TopUpPolicy:
+        """As the purse takes it."""
+        return TopUpPolicy(
+            low_share=self.low_share, amount=self.amount, daily_max_credits=self.daily_max_credits,
+            balance_floor=self.balance_floor,
+        )  # fmt: skip
+
+
 class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_field="role"):
     """The node clients talk to."""
 
@@ -160,6 +181,7 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_fi
     faucet_credits: NotNegative = 0
     "On the local ledger: deposit this once, when the account is empty."
     http: Http = Http()
+    top_up: TopUpSection = TopUpSection()
 
 
 class ClaimsSection(Section, frozen=True, kw_only=True):

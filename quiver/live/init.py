@@ -191,6 +191,11 @@ def gateway_parts(
             f"port = {http_port}\n"
             "# Without keys only this machine may ask. sha256: printf %s KEY | sha256sum\n"
             '# [[http.keys]]\n# name = "alice"\n# sha256 = "..."\n# requests_per_s = 5.0\n'
+            "\n# What may be locked in channels to providers, credits.\n"
+            "# [top_up]\n# low_share = 0.5               # a channel with less than this share of a deposit left gets more\n"
+            "# amount = 0                    # of one top-up; 0: a deposit\n"
+            "# daily_max_credits = 0         # in one UTC day, opening channels included; 0: no limit\n"
+            "# balance_floor = 0             # free credits that are never locked\n"
         ),
     )
 

@@ -142,6 +142,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             return node.dht.find_providers(content_key(model))
 
         service = GatewayService(runtime, factory(), models, find_providers)
+        service.purse.top_up = config.top_up.policy()
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
             open_access=config.http.open_access, providers=lambda: count_ready(service),

@@ -71,7 +71,7 @@ class Settler:
     @property
     def health(self) -> str | None:
         """None when well, otherwise what an operator has to look after."""
-        return self.watcher.health
+        return self.watcher.concerns.health
 
     async def run(self) -> None:
         """Collect and claim every `receipts_interval_s`, each node at its own phase.
@@ -116,9 +116,9 @@ class Settler:
                 self._load()
                 await self._claim()
                 await self.watcher.look()
-                self.watcher.clear("ledger")
+                self.watcher.concerns.clear("ledger")
             except QuiverError as error:
-                self.watcher.warn("ledger", f"the ledger or the store is away; exits are not watched: {error}")
+                self.watcher.concerns.warn("ledger", f"the ledger or the store is away; exits are not watched: {error}")
 
     def _load(self) -> None:
         """Once a life: the channels of lives before this one."""
@@ -230,7 +230,7 @@ class Settler:
                 self._warn_of(group, error)
                 continue
             for claim in group:
-                self.watcher.clear(_subject(claim))
+                self.watcher.concerns.clear(_subject(claim))
 
     async def _claim_alone(self, claim: PlannedClaim, proofs: Proofs) -> SettlementError | None:
         try:
@@ -244,7 +244,7 @@ class Settler:
         for claim in group:
             state = self.runtime.ledger.channel(claim.acknowledgement.channel)
             if claim.urgent and state is not None and state.paid < min(claim.acknowledgement.cum, state.locked):
-                self.watcher.warn(
+                self.watcher.concerns.warn(
                     _subject(claim),
                     f"{claim.due} credits of channel {claim.acknowledgement.channel.hex()} are lost after utc_ms "
                     f"{claim.last_ms}, and the claim was refused: {error}",

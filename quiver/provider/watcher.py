@@ -5,7 +5,7 @@ Rules of this file: it awaits and moves values; every rule is in watch.
 
 from __future__ import annotations
 
-from quiver import trace
+from quiver.concerns import Concerns
 from quiver.errors import QuiverError, SettlementError
 from quiver.ids import ChannelId
 from quiver.provider.channel import ProviderChannel
@@ -32,22 +32,17 @@ EVENTS_REREAD_MAX = 1000
 
 
 class Watcher:
-    """Shares the settler's leaves and channels. `warnings` say what an operator has to look after, by subject."""
+    """Shares the settler's leaves and channels. `concerns` say what an operator has to look after."""
 
     def __init__(self, runtime: Runtime, channels: dict[ChannelId, ProviderChannel], leaves: Leaves) -> None:
         self.docket = Docket.load(runtime.store)
-        self.warnings: dict[str, str] = {}
+        self.concerns = Concerns(runtime)
         self._runtime = runtime
         self._channels = channels
         self._leaves = leaves
         self._terms = Terms.from_params(runtime.params)
         self._asked: dict[tuple[ChannelId, int], Asked] = {}
         self._bad_heads: dict[int, SignedCommitment] = {}
-
-    @property
-    def health(self) -> str | None:
-        """None when well, otherwise what is wrong and what to do."""
-        return "; ".join(self.warnings.values()) or None
 
     def on_asked(self, channel: ChannelId, epoch: int, asked: Asked) -> None:
         """The aggregator was asked for this leaf, its root being posted."""
@@ -58,21 +53,6 @@ class Watcher:
         posted = self._runtime.ledger.epoch(signed.commitment.epoch)
         if signed.signature and posted is not None and posted.commitment != signed.commitment:
             self._bad_heads[signed.commitment.epoch] = signed
-
-    def warn(self, subject: str, detail: str) -> None:
-        """Said once for as long as it holds."""
-        if self.warnings.get(subject) != detail:
-            self.warnings[subject] = detail
-            runtime = self._runtime
-            runtime.trace.emit(
-                trace.SettlementWarned(
-                    at_s=runtime.clock.now(), node=runtime.signer.peer_id, subject=subject, detail=detail
-                )
-            )
-
-    def clear(self, subject: str) -> None:
-        """It holds no more."""
-        self.warnings.pop(subject, None)
 
     async def look(self) -> None:
         """One round."""
@@ -117,11 +97,13 @@ class Watcher:
                 name,
             )
         elif step is Step.WARN:
-            self.warn(name, f"{name} is broken, and an accusation needs {self._terms.stake} free credits: deposit them")
+            self.concerns.warn(
+                name, f"{name} is broken, and an accusation needs {self._terms.stake} free credits: deposit them"
+            )
         elif step is Step.FORGET:
             await runtime.store.commit(self.docket.forget_promise(promise))
             self._asked.pop(key, None)
-            self.clear(name)
+            self.concerns.clear(name)
 
     async def _judge_leaf(self, leaf: Leaf) -> None:
         runtime = self._runtime
@@ -135,19 +117,21 @@ class Watcher:
             answer = AnswerLeaf(sender=runtime.signer.account, leaf=leaf, signature=kept.acknowledgement.signature)
             await self._send(answer, name)
         elif step is Step.WARN:
-            self.warn(
+            self.concerns.warn(
                 name, f"{name} is challenged, and the acknowledgement that answers is not here: ask its aggregator"
             )
         elif step is Step.FORGET:
             await runtime.store.commit(self.docket.forget_leaf(leaf))
-            self.clear(name)
+            self.concerns.clear(name)
 
     async def _send(self, transaction: Transaction, name: str) -> None:
         """A refusal is a warning: the next round decides anew from what the ledger then shows."""
         try:
             await self._runtime.ledger.submit(transaction)
-            self.clear(name)
+            self.concerns.clear(name)
         except SettlementError as error:
-            self.warn(name, f"{name}: {type(transaction).__name__} was refused: {error}")
+            self.concerns.warn(name, f"{name}: {type(transaction).__name__} was refused: {error}")
         except QuiverError as error:
-            self.warn(name, f"{name}: {type(transaction).__name__} could not be sent, next round again: {error}")
+            self.concerns.warn(
+                name, f"{name}: {type(transaction).__name__} could not be sent, next round again: {error}"
+            )

@@ -9,8 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from quiver.errors import SettlementError, Unavailable
+from quiver.gateway.purse import Purse
+from quiver.gateway.topup import TopUpPolicy
 from quiver.params import Params
 from quiver.runtime import Nursery
+from quiver.trace import SettlementWarned
 from quiver.values.ledger import FinishExit, OpenChannel, RequestExit, TopUp
 from quiver.values.request import Failure, Final
 from tests.scenarios.stage import MODEL, Stage
@@ -125,6 +128,75 @@ def test_a_channel_that_runs_low_is_topped_up_once_while_requests_go_on():
         assert len(of(stage, TopUp)) == 1 and of(stage, TopUp)[0].amount == 30_000
         assert stage.link().channel.state.locked == 60_000
         assert stage.link().channel.available == 60_000 - stage.link().channel.log.head.cum
+
+    Stage(slots=4, params=SMALL).play(story)
+
+
+def test_what_the_operator_keeps_back_is_not_locked_and_the_operator_is_told_once():
+    async def story(stage):
+        # 10^9 credits less the opening; a second deposit would leave less than the floor.
+        purse, account = stage.gateway.service.purse, stage.gateway.signer.account
+        purse.top_up = TopUpPolicy(balance_floor=10**9 - 59_999)
+        for number in range(1, 4):
+            assert isinstance((await stage.ask(number, max_tokens=5))[-1], Final)
+            await stage.clock.sleep(1.0)
+        # 12,000 are left, 15,400 are the most that a further one may cost: it finds the channel low once more.
+        assert isinstance((await stage.ask(4, max_tokens=5))[-1], Failure)
+        assert of(stage, TopUp) == [] and stage.contract.balance(account) == 10**9 - 30_000
+        (warned,) = stage.events.of(SettlementWarned)
+        assert "30000 credits are to be locked, but of 999970000 free ones 999940001 must stay" in warned.detail
+        assert purse.concerns.health == warned.detail
+        purse.top_up = TopUpPolicy(balance_floor=10**9 - 60_000, amount=20_000)
+        assert isinstance((await stage.ask(5, max_tokens=5))[-1], Failure)
+        await stage.clock.sleep(1.0)
+        assert [top_up.amount for top_up in of(stage, TopUp)] == [20_000]
+        assert purse.concerns.health is None
+        # A provider looks at the ledger once in a round of its settler.
+        await stage.clock.sleep(2 * stage.params.receipts_interval_s)
+        assert isinstance((await stage.ask(6, max_tokens=5))[-1], Final)
+
+    Stage(slots=4, params=SMALL).play(story)
+
+
+def test_a_days_limit_holds_across_a_crash_and_counts_opening_channels():
+    async def story(stage):
+        purse = stage.gateway.service.purse
+        limit = TopUpPolicy(daily_max_credits=60_000)
+        purse.top_up = limit
+        for number in range(1, 4):
+            await stage.ask(number, max_tokens=5)
+        await stage.clock.sleep(1.0)
+        assert stage.link().channel.state.locked == 60_000
+        # A gateway that starts again remembers the day.
+        again = Purse(stage.gateway.runtime)
+        again.top_up = limit
+        async with Nursery() as nursery:
+            with pytest.raises(Unavailable, match="60000 were today already, at most 60000 are allowed"):
+                await again.connect(replace(offer(stage), provider=b"\x01" * 38, payout=b"\x02" * 20), nursery)
+        assert len(of(stage, OpenChannel)) == len(of(stage, TopUp)) == 1
+
+    Stage(slots=4, params=SMALL).play(story)
+
+
+def test_what_the_ledger_refused_or_never_heard_of_is_not_counted_against_the_day(monkeypatch):
+    async def story(stage):
+        purse, ledger = stage.gateway.service.purse, type(stage.gateway.runtime.ledger)
+        purse.top_up = TopUpPolicy(daily_max_credits=60_000)
+        submit = ledger.submit
+        for error in (Unavailable("nobody answers"), SettlementError("reverted")):
+
+            async def fail(self, transaction, error=error):
+                raise error
+
+            monkeypatch.setattr(ledger, "submit", fail)
+            for number in range(1, 5):
+                await stage.ask(number + 10 * isinstance(error, Unavailable), max_tokens=1)
+            await stage.clock.sleep(1.0)
+        assert of(stage, TopUp) == [] and "could not be locked in a channel: reverted" in purse.concerns.health
+        monkeypatch.setattr(ledger, "submit", submit)
+        await stage.ask(30, max_tokens=5)
+        await stage.clock.sleep(1.0)
+        assert len(of(stage, TopUp)) == 1 and purse.concerns.health is None
 
     Stage(slots=4, params=SMALL).play(story)
 
