@@ -26,6 +26,6 @@ def test_a_lease_that_is_not_kept_would_be_seen(monkeypatch):
     assert result.stale_records > 0 and result.ghost_age_s_max > 605.0
 
 
-def _hold_for_ever(store, key, info, now):
-    store._records.setdefault(key, {})[info.peer_id] = (1e18, info)
+def _hold_for_ever(store, key, info, now, *, place=None):
+    store._records.setdefault(key, {})[info.peer_id] = (1e18, info, place)
     return True
