@@ -129,11 +129,11 @@ class AggregatorService:
         runtime = self._runtime
         state = self._known_channel(frame)
         self._check_owner(state)
-        heads = check_receipts(frame.receipts, frame.previous, self._terms(state, provider_key))
+        heads, digests = check_receipts(frame.receipts, frame.previous, self._terms(state, provider_key))
         check_acknowledgement(frame.acknowledgement, heads[-1], state.channel)
         # Signed before a rotation or after it: either key answers for a leaf.
         await verify_submission(
-            runtime.verifier, frame.receipts, frame.acknowledgement, sessions_of(state),
+            runtime.verifier, frame.receipts, digests, frame.acknowledgement, sessions_of(state),
             chain_id=runtime.ledger.chain_id, contract=runtime.ledger.contract,
         )  # fmt: skip
         done = self._window.ingest(

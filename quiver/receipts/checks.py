@@ -34,6 +34,11 @@ _LIMITS = (
 # Three parties check every receipt: the usual case is decided without a loop in Python.
 _fixed_of, _FIXED_WIDTHS = attrgetter(*(name for name, _ in _WIDTHS)), [width for _, width in _WIDTHS]
 _numbers_of, _NUMBERS_MAX = attrgetter(*(name for name, _ in _LIMITS)), [limit for _, limit in _LIMITS]
+# What is wrong with a receipt that is not the next one, in the order it is looked for.
+_NEXT = (
+    "wrong_chain", "wrong_contract", "wrong_channel", "wrong_provider_key", "wrong_payer", "seq_not_next",
+    "cum_does_not_add_up",
+)  # fmt: skip
 
 
 class ChannelTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,34 +84,42 @@ def check_shape(receipt: SignedReceipt) -> None:
 
 def check_receipt(receipt: SignedReceipt, previous: ChannelHead, terms: ChannelTerms) -> ChannelHead:
     """Where the channel stands after `receipt`; `ReceiptMismatch` unless it is the next one of this channel."""
+    return _check_next(receipt, previous, terms)[0]
+
+
+def _check_next(receipt: SignedReceipt, previous: ChannelHead, terms: ChannelTerms) -> tuple[ChannelHead, bytes]:
+    """The same, and the receipt's digest."""
     check_shape(receipt)
     body = receipt.body
-    for name, got, expected in (
-        ("wrong_chain", body.chain_id, terms.chain_id),
-        ("wrong_contract", body.contract, terms.contract),
-        ("wrong_channel", body.channel, terms.channel),
-        ("wrong_provider_key", body.provider_key, terms.provider_key),
-        ("wrong_payer", body.payer, terms.payer),
-        ("seq_not_next", body.seq, previous.seq + 1),
-        ("cum_does_not_add_up", body.cum, previous.cum + body.amount),
-    ):
-        if got != expected:
-            raise ReceiptMismatch(f"{name}: receipt {body.seq} says {_show(got)}, expected {_show(expected)}")
-    return ChannelHead(seq=body.seq, cum=body.cum, head=next_head(previous.head, receipt_digest(body)))
+    got: tuple[int | bytes, ...] = (
+        body.chain_id, body.contract, body.channel, body.provider_key, body.payer, body.seq, body.cum,
+    )  # fmt: skip
+    expected: tuple[int | bytes, ...] = (
+        terms.chain_id, terms.contract, terms.channel, terms.provider_key, terms.payer, previous.seq + 1,
+        previous.cum + body.amount,
+    )  # fmt: skip
+    if got != expected:
+        name, is_, should = next(one for one in zip(_NEXT, got, expected, strict=True) if one[1] != one[2])
+        raise ReceiptMismatch(f"{name}: receipt {body.seq} says {_show(is_)}, expected {_show(should)}")
+    digest = receipt_digest(body)
+    return ChannelHead(seq=body.seq, cum=body.cum, head=next_head(previous.head, digest)), digest
 
 
-def check_receipts(receipts: Sequence[SignedReceipt], previous: ChannelHead, terms: ChannelTerms) -> list[ChannelHead]:
-    """The head after each of 1 to `RECEIPTS_PER_BATCH_MAX` receipts in a row."""
+def check_receipts(
+    receipts: Sequence[SignedReceipt], previous: ChannelHead, terms: ChannelTerms
+) -> tuple[list[ChannelHead], list[bytes]]:
+    """The head after each of 1 to `RECEIPTS_PER_BATCH_MAX` receipts in a row, and the digest each signature is over."""
     if not receipts:
         raise ReceiptMismatch("empty_batch: no receipt in the batch")
     if len(receipts) > RECEIPTS_PER_BATCH_MAX:
         raise ReceiptMismatch(f"batch_too_large: {len(receipts)} receipts, at most {RECEIPTS_PER_BATCH_MAX} are taken")
     check_head(previous)
-    heads = []
+    heads, digests = [], []
     for receipt in receipts:
-        previous = check_receipt(receipt, previous, terms)
+        previous, digest = _check_next(receipt, previous, terms)
         heads.append(previous)
-    return heads
+        digests.append(digest)
+    return heads, digests
 
 
 def check_amount(

@@ -59,17 +59,20 @@ async def find_signer(
 
 
 async def verify_submission(
-    verifier: Verifier, receipts: Sequence[SignedReceipt], ack: Acknowledgement, sessions: Sequence[Address], *,
-    chain_id: int, contract: Address,
+    verifier: Verifier, receipts: Sequence[SignedReceipt], digests: Sequence[bytes], ack: Acknowledgement,
+    sessions: Sequence[Address], *, chain_id: int, contract: Address,
 ) -> None:  # fmt: skip
-    """`BadSignature` unless one of `sessions` signed `ack` and its provider every receipt. Check their shapes before.
+    """`BadSignature` unless one of `sessions` signed `ack` and its provider every receipt. `check_receipts` comes before.
 
     The acknowledgement goes first: who has none of a payer's costs us one signature, however many receipts come with it.
     """
-    digest = ack_digest(ack_domain(chain_id, contract), ack.channel, ack.cum, ack.seq, ack.head)
-    signed = [SignatureCheck(one.body.provider_key, receipt_digest(one.body), one.signature) for one in receipts]
+    said = ack_digest(ack_domain(chain_id, contract), ack.channel, ack.cum, ack.seq, ack.head)
+    signed = [
+        SignatureCheck(receipt.body.provider_key, digest, receipt.signature)
+        for receipt, digest in zip(receipts, digests, strict=True)
+    ]
     for session in sessions:
-        invalid = await verifier.find_invalid([SignatureCheck(session, digest, ack.signature, True), *signed])
+        invalid = await verifier.find_invalid([SignatureCheck(session, said, ack.signature, True), *signed])
         if invalid is None:
             return
         if invalid > 0:

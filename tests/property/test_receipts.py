@@ -140,7 +140,7 @@ class Settlement(RuleBasedStateMachine):
     def take(self, previous, receipts, acknowledgement, heads=None):
         receipts = tuple(receipts)
         done = self.window.ingest(
-            self.state, previous, receipts, heads or check_receipts(receipts, previous, self.history.terms),
+            self.state, previous, receipts, heads or check_receipts(receipts, previous, self.history.terms)[0],
             acknowledgement, utc_ms=self.now_ms,
             head_at=lambda epoch, channel, seq: load_head(self.there, epoch, channel, seq),
         )  # fmt: skip

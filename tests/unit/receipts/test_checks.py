@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from quiver.errors import BadSignature, PeerError, ReceiptMismatch
+from quiver.identity.signing import receipt_digest
 from quiver.receipts.checks import (
     RequestTotals,
     check_acknowledgement,
@@ -28,7 +29,8 @@ def change(receipt, **fields):
 
 def test_a_run_of_receipts_ends_where_the_provider_says():
     history = History(amounts=(10, 0, 25))
-    heads = check_receipts(history.receipts, ChannelHead(), history.terms)
+    heads, digests = check_receipts(history.receipts, ChannelHead(), history.terms)
+    assert digests == [receipt_digest(one.body) for one in history.receipts]
     assert heads == history.heads[1:]
     assert (heads[-1].seq, heads[-1].cum) == (3, 35)
 

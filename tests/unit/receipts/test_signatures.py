@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from quiver.errors import BadSignature
+from quiver.identity.signing import receipt_digest
 from quiver.receipts.signatures import verify_submission
 from sim.signer import SimVerifier
 from tests.unit.receipts.histories import CHAIN_ID, HUB, History, drive
@@ -29,7 +30,8 @@ class Counting(SimVerifier):
 def verify(verifier, history, *, receipts=None, ack=None, sessions=None):
     drive(
         verify_submission(
-            verifier, receipts or history.receipts, ack or history.acknowledge(),
+            verifier, receipts or history.receipts, [receipt_digest(one.body) for one in history.receipts],
+            ack or history.acknowledge(),
             sessions or (history.payer.session_address,), chain_id=CHAIN_ID, contract=HUB,
         )
     )  # fmt: skip
