@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import StreamDataReceived, StreamReset
 from aioquic.quic.stream import QuicStream
 
 from quiver.ids import PeerId
@@ -92,6 +93,11 @@ class PeerConnection(PackingConnection):
         """More may arrive on this stream."""
         stream = self._streams.get(stream_id)
         return stream is not None and not stream.receiver.is_finished
+
+    def has_end_to_tell(self, stream_id: int) -> bool:
+        """The event with which the peer's half ended is still to be taken: it came with the one that is looked at now."""
+        kinds = (StreamDataReceived, StreamReset)
+        return any(isinstance(event, kinds) and event.stream_id == stream_id for event in self._events)
 
     def add_unread(self, stream_id: int, size: int) -> None:
         """`size` bytes now wait for a reader (negative: were read). They stay out of the peer's credit while they wait."""

@@ -124,7 +124,7 @@ class Driver(StreamDriver):
 
     def _stop_peer(self, stream_id: int, code: int) -> bool:
         if not self._quic.is_receiving(stream_id):
-            return False
+            return self._quic.has_end_to_tell(stream_id)
         self._quic.stop_stream(stream_id, code)
         return True
 

@@ -48,8 +48,7 @@ class StreamDriver(Holder):
         "Called with the kind of each refusal."
         self._events: deque[Event] = deque()
         self.peer_id: PeerId | None = None
-        self.is_closed = False
-        self.ending_reason = ""
+        self.is_closed, self.ending_reason = False, ""
         "Why it was closed, in the words of whoever closed it."
 
     # ---- how bytes travel
@@ -143,8 +142,7 @@ class StreamDriver(Holder):
     def open(self, protocol_id: str, framing: Framing) -> FrameStream:
         """A new stream that proposes `protocol_id`; frames may follow at once."""
         stream = FrameStream(self._next_stream_id(), is_ours=True)
-        stream.protocol_id = protocol_id
-        stream.framing = framing
+        stream.protocol_id, stream.framing = protocol_id, framing
         self._streams[stream.id] = stream
         self._agree(stream.id, proposal(protocol_id))
         return stream
@@ -227,9 +225,10 @@ class StreamDriver(Holder):
         if read_code is not None and stream.read_code is None:
             stream.read_code = read_code
             self._drop_unread(stream)
+            # Not with the other half alone: who wants no answer has no longer to say something.
+            self._negotiating.pop(stream.id, None)
         if write_code is not None and stream.write_code is None:
             stream.write_code = write_code
-        self._negotiating.pop(stream.id, None)
         self._forget_if_done(stream)
         self._events.append(Changed(stream))
 
@@ -244,11 +243,13 @@ class StreamDriver(Holder):
 
     def expect_question(self, stream: FrameStream, now: float) -> None:
         """Give the stream up unless a whole frame comes soon."""
+        self._negotiating.pop(stream.id, None)
         self._negotiating[stream.id] = now + NEGOTIATION_TIMEOUT_S
 
     def _expire_negotiations(self, now: float) -> None:
         for stream_id, expiry in list(self._negotiating.items()):
-            if expiry > now:
+            # One of them may have been one too many, and then all are over.
+            if expiry > now or self.is_closed:
                 break
             stream = self._streams[stream_id]
             self.on_refusal(Refusal.NEGOTIATION if stream.reader is None else Refusal.QUESTION)
@@ -263,8 +264,7 @@ class StreamDriver(Holder):
 
     def _end_all(self, code: int, reason: str, *, stream_code: int) -> None:
         """The connection is over."""
-        self.is_closed = True
-        self.ending_reason = reason
+        self.is_closed, self.ending_reason = True, reason
         for stream in list(self._streams.values()):
             self._end(stream, read_code=None if stream.has_ended else stream_code, write_code=stream_code)
         self._events.append(Closed(code, reason))
