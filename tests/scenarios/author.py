@@ -1,20 +1,17 @@
 """Engines that continue: the answer to everything is "w0 w1 w2 ...", and whoever is given its beginning goes on with the next word.
 
-`Desk` is a stage with them, whose gateway hedges and resumes; it notes every token a provider sent.
+`Desk` is a stage with them, whose gateway hedges and resumes.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 from quiver.errors import Unavailable
 from quiver.gateway.hedging import HedgeTerms, Hedging
 from quiver.params import Params
 from quiver.values.backend import Piece
-from quiver.values.frames import Chunk
 from quiver.values.request import TokenChunk
-from sim.stream import SimStream
 from tests.scenarios.stage import Stage, Typist
 
 BODY = b'{"prompt":"Count"}'
@@ -84,23 +81,3 @@ def text_of(events):
 def words(count):
     """The first words of the answer."""
     return "".join(f"w{number} " for number in range(count))
-
-
-class SentTokens:
-    """A second bookkeeper at the wire: tokens that left each node, by request."""
-
-    def __init__(self, monkeypatch):
-        self.tokens = Counter()
-        plain = SimStream.send
-
-        async def send(stream, frame):
-            await plain(stream, frame)
-            if isinstance(frame, Chunk):
-                self.tokens[self.node_of(stream), frame.request_id] += frame.tokens
-
-        monkeypatch.setattr(SimStream, "send", send)
-
-    @staticmethod
-    def node_of(stream):
-        """Who sends here."""
-        return stream._node.peer_id
