@@ -113,10 +113,10 @@ class PackingConnection(StreamFrames):
                     break
         finally:
             if busy:
-                # Whoever was served waits behind the others for the next turn.
+                # Who was not served has the next turn before all others, and who was and has more to send comes behind those.
                 waiting = dict.fromkeys(busy)
-                self._streams_queue = [stream for stream in self._streams_queue if stream not in waiting]
-                self._streams_queue.extend(waiting)
+                rest = [stream for stream in self._streams_queue if stream not in waiting]
+                self._streams_queue = [*waiting, *rest]
 
     def _write_stop_sending_frame(self, builder: Any, stream: QuicStream) -> None:
         # aioquic's own way lacks what `_look_through_streams` says of blocked streams. The frame waits until there is leave.

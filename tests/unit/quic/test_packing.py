@@ -47,6 +47,23 @@ def test_streams_take_turns_when_congestion_control_stops_them():
     assert sum(received) < 450_000
 
 
+def test_a_stream_that_always_has_a_little_to_say_leaves_room_for_one_that_has_much():
+    pair = Pair().run()
+    chatty, bulk = (pair.client.open(PROTOCOL, FRAMING) for _ in range(2))
+    pair.run(0.1)
+    client = pair.quics[0]
+    # Nothing is acknowledged: a turn may send what its congestion window has grown by, one packet.
+    client._loss._cc.congestion_window = client._loss.bytes_in_flight
+    pair.client.write(bulk, bytes(60_000))
+    for _ in range(20):
+        pair.client.write(chatty, bytes(1100))
+        client._loss._cc.congestion_window += 1200
+        pair.now += 0.02
+        assert len(client.datagrams_to_send(pair.now)) == 1
+    sent = [client._streams[stream.id].sender.highest_offset for stream in (chatty, bulk)]
+    assert min(sent) > 0.7 * max(sent)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_everything_arrives_in_order_through_loss_small_windows_and_resets(seed):
     rng = random.Random(seed)
