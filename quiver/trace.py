@@ -138,6 +138,39 @@ class EvidenceRecorded(TraceEvent, tag="evidence_recorded"):
     detail: str
 
 
+class EvidenceImported(TraceEvent, tag="evidence_imported"):
+    """What a witness signed about a peer counts from here on."""
+
+    peer: PeerId
+    witness: PeerId
+    kind: str
+
+
+class EvidenceRefused(TraceEvent, tag="evidence_refused"):
+    """A line of imported evidence does not count."""
+
+    line: int
+    "From 1."
+    reason: str
+    "Begins with its name: evidence (malformed), evidence_foreign, evidence_old, evidence_early, evidence_signature."
+
+
+class TrustChanged(TraceEvent, tag="trust_changed"):
+    """What a gateway holds against a provider."""
+
+    peer: PeerId
+    distrust: float
+    passed_over: bool
+    "It gets no request while anybody else can take it."
+
+
+class ProvidersPassedOver(TraceEvent, tag="providers_passed_over"):
+    """Distrusted candidates that a request was kept from."""
+
+    request_id: RequestId
+    peers: tuple[PeerId, ...]
+
+
 class ReceiptsIngested(TraceEvent, tag="receipts_ingested"):
     """The aggregator took receipts of a channel into an epoch."""
 

@@ -222,7 +222,8 @@ class GatewayService:
 
     def _dispatch(self, session: Session, model: ModelId, candidates: Sequence[Candidate]) -> Attempt:
         runtime, now = self.runtime, self.runtime.clock.now()
-        candidates = self.reputation.trusted(candidates, runtime.clock.utc_ms())
+        if self.suspicion is not None:
+            candidates = self.suspicion.sift(session.request.request_id, candidates)
         decision = self.policy.choose(session.asked, candidates, now=now, rng=runtime.rng)
         check_decision(decision, candidates)
         probes = wanted_probes(self.policy, now=now, rng=runtime.rng)

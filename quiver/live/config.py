@@ -13,6 +13,7 @@ from quiver.gateway.topup import TopUpPolicy
 from quiver.ids import Address, ModelId, model_id_from_digest
 from quiver.live.config_file import Count, NotNegative, Port, Positive, Section, load, read
 from quiver.live.config_network import parse_account
+from quiver.live.config_trust import TrustSection
 from quiver.live.http.auth import ApiKey
 from quiver.live.libp2p.host import Kind
 from quiver.live.libp2p.kad_transport import KAD_IDS
@@ -182,6 +183,7 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_fi
     "On the local ledger: deposit this once, when the account is empty."
     http: Http = Http()
     top_up: TopUpSection = TopUpSection()
+    trust: TrustSection = TrustSection()
 
 
 class ClaimsSection(Section, frozen=True, kw_only=True):

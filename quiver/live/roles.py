@@ -28,6 +28,7 @@ from quiver.live.config import (
     parse_digest,
 )
 from quiver.live.config_file import resolve
+from quiver.live.evidence_file import follow_evidence
 from quiver.live.gas_price import follow_gas_price
 from quiver.live.http.app import make_app
 from quiver.live.http.ledger_door import make_ledger_app
@@ -39,6 +40,7 @@ from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
 from quiver.provider.service import ProviderService
 from quiver.provider.settler import Settler
+from quiver.receipts.fraud.registry import resolve as resolve_detector
 from quiver.runtime import Nursery, Runtime
 from quiver.selection import plugin
 from quiver.values.backend import InstalledModel
@@ -133,7 +135,9 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
     models = {name: parse_digest(digest, where=str(path)) for name, digest in config.models.items()}
     if not models:
         raise UsageError(f'{path}: [models] is empty: pin at least one name, as in "llama3:8b" = "DIGEST"')
-    factory = plugin.load(policy_spec(config.policy, path))
+    factory, trust = plugin.load(policy_spec(config.policy, path)), config.trust
+    detectors = [resolve_detector(policy_spec(plug, path))() for plug in trust.detector_plugs()]
+    witnesses = trust.witness_keys(where=str(path))
     async with opened(config, path) as node:
         runtime = node.runtime
         await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
@@ -141,7 +145,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
         def find_providers(model: ModelId) -> Coroutine[Any, Any, Sequence[Any]]:
             return node.dht.find_providers(content_key(model))
 
-        service = GatewayService(runtime, factory(), models, find_providers)
+        service = GatewayService(runtime, factory(), models, find_providers, detectors=detectors, witnesses=witnesses)
         service.purse.top_up = config.top_up.policy()
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
@@ -158,6 +162,8 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             async with Nursery() as nursery:
                 nursery.start(node.dht.run())
                 nursery.start(service.run())
+                if trust.evidence and service.suspicion is not None:
+                    nursery.start(follow_evidence(resolve(path, trust.evidence), service.suspicion, runtime.clock))
 
         async def goodbye() -> None:
             await runner.cleanup()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from quiver.errors import ReceiptMismatch
 from quiver.ids import PeerId
 from quiver.values.decision import Candidate
 from quiver.values.evidence import Evidence, SignedEvidence
@@ -34,9 +35,31 @@ class Reputation:
         self._witnesses = frozenset(witnesses)
         self._held: OrderedDict[PeerId, OrderedDict[_Source, Evidence]] = OrderedDict()
 
-    def on_own(self, evidence: Evidence) -> None:
-        """A look of our own; one that finds nothing takes back what the same detector found before."""
+    def on_own(self, evidence: Evidence) -> bool:
+        """A look of our own; one that finds nothing takes back what the same detector found before. Whether it is a new suspicion."""
+        is_known = (None, evidence.detector) in self._held.get(evidence.peer, {})
         self._put(None, evidence)
+        return evidence.is_suspicious and not is_known
+
+    def check_imported(self, signed: SignedEvidence, *, now_ms: int, clock_skew_ms_max: int) -> None:
+        """`ReceiptMismatch` for what can't count here, before its signature is looked at: evidence_foreign, _old or _early."""
+        until_ms = signed.evidence.until_ms
+        if signed.witness not in self._witnesses:
+            raise ReceiptMismatch(f"evidence_foreign: {signed.witness.hex()} is no witness of ours")
+        if until_ms < now_ms - EVIDENCE_MS_MAX:
+            raise ReceiptMismatch(
+                f"evidence_old: its receipts end {(now_ms - until_ms) // 3_600_000} h ago, 24 h count"
+            )
+        if until_ms > now_ms + clock_skew_ms_max:
+            raise ReceiptMismatch(f"evidence_early: its receipts end {until_ms - now_ms} ms ahead of our clock")
+
+    def forget_imported(self) -> None:
+        """Take back all hearsay: its file has changed."""
+        for peer, held in list(self._held.items()):
+            for source in [one for one in held if one[0] is not None]:
+                del held[source]
+            if not held:
+                del self._held[peer]
 
     def on_imported(self, signed: SignedEvidence) -> bool:
         """Somebody else's, verified; False, and nothing changes, when its witness is not one of ours."""
@@ -44,6 +67,10 @@ class Reputation:
             return False
         self._put(signed.witness, signed.evidence)
         return True
+
+    def peers(self) -> list[PeerId]:
+        """Of whom anything is held, in the order of their ids."""
+        return sorted(self._held)
 
     def distrust(self, peer: PeerId, now_ms: int) -> float:
         """0 for a peer nobody suspects."""
