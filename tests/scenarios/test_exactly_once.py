@@ -41,15 +41,15 @@ class Reader:
         self.starts_s = rng.uniform(0.0, 5.0)
         self.leaves_after_s = rng.uniform(0.1, 2.0) if rng.random() < 0.2 else None
         self.max_tokens = rng.choice((3, WORDS, 100))
-        self.text, self.last, self.task = "", None, None
+        self.text, self.last, self.task, self.has_asked = "", None, None, False
 
     async def read(self, world):
         await world.clock.sleep(self.starts_s)
-        stage, service = world, world.gateway.service
-        request = stage.request(self.number, max_tokens=self.max_tokens)
-        request = replace(request, deadline_ms=stage.clock.utc_ms() + DEADLINE_MS)
+        self.has_asked = True
+        request = world.request(self.number, max_tokens=self.max_tokens)
+        request = replace(request, deadline_ms=world.clock.utc_ms() + DEADLINE_MS)
         try:
-            async for event in service.handle(request, Principal(name="client")):
+            async for event in world.gateway.service.handle(request, Principal(name="client")):
                 if isinstance(event, TokenChunk):
                     self.text += event.text
                 else:
@@ -111,7 +111,7 @@ class World(Desk):
         self.counts["gateway crashes"] += 1
         self.cut |= {node.peer_id for node in self.providers}
         for reader in self.readers:
-            if reader.task is not None:
+            if reader.has_asked:
                 reader.task.cancel()
         self.gateway.crash()
         await self.clock.sleep(1.5)
