@@ -113,8 +113,8 @@ class MockEngine:
         self.log.append(MockEvent(sequence=next(self._sequence), kind=kind, detail=detail))
 
     def count(self, kind: str) -> int:
-        """How often something happened."""
-        return sum(event.kind == kind for event in self.log)
+        """How often something happened. A test may ask from another thread, so it counts in a copy."""
+        return sum(event.kind == kind for event in tuple(self.log))
 
     def release(self) -> None:
         """Let every hung or stalled request go on."""
