@@ -15,7 +15,8 @@
     |  |- NoProvider
     |  |- PeerUnreachable
     |  `- DeadlineExceeded
-    |- RequestRejected       a client asked for what we do not serve  wire_code
+    |- RequestRejected       a client asked for what we do not serve  reason
+    |  `- InsufficientCredit                                          balance, need
     `- SettlementError       the ledger refused                     reason
 """
 
@@ -135,6 +136,7 @@ class RejectionReason(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     RATE_LIMITED = "rate_limited"
     TOO_LARGE = "too_large"
+    INSUFFICIENT_CREDIT = "insufficient_credit"
 
 
 class RequestRejected(QuiverError):
@@ -144,6 +146,19 @@ class RequestRejected(QuiverError):
         super().__init__(message)
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class InsufficientCredit(RequestRejected):
+    """The client's account holds less than its request may cost, in credits."""
+
+    def __init__(self, account: str, *, balance: int, need: int) -> None:
+        super().__init__(
+            RejectionReason.INSUFFICIENT_CREDIT,
+            f"account {account!r} holds {balance} credits, this request may cost up to {need}: "
+            "ask the gateway's operator for credit, or for fewer tokens",
+        )
+        self.balance = balance
+        self.need = need
 
 
 class SettlementError(QuiverError):

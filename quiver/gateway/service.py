@@ -27,6 +27,7 @@ from quiver.gateway.hedging import HedgeTerms, Hedging
 from quiver.gateway.pool import ProviderPool
 from quiver.gateway.session import Session
 from quiver.gateway.suspicion import Suspicion
+from quiver.gateway.till import Sale, Till
 from quiver.ids import ModelId
 from quiver.receipts.fraud.detector import Detector
 from quiver.receipts.history import Book
@@ -73,6 +74,8 @@ class GatewayService:
             )
         self.hedging = None if hedging is None else Hedging(hedging)
         self.resume = resume
+        self.till: Till | None = None
+        "Charges clients that have an account; without one nobody pays this gateway."
         self._node = runtime.signer.peer_id
 
     async def run(self) -> None:
@@ -88,21 +91,23 @@ class GatewayService:
 
     async def handle(self, request: InferenceRequest, principal: Principal) -> AsyncIterator[RequestEvent]:
         """Chunks as they come, then one `Final` or `Failure`. `RequestRejected` or `Busy` if the request is not let in."""
-        model = self._admit(request, principal)
+        model, sale = self._admit(request, principal)
         session, last = Session(request, self.runtime.params, resume=self.resume), None
         try:
             while last is None:
                 event = await self._next(session, model)
                 if not isinstance(event, TokenChunk):
-                    last = event
+                    event = last = event if sale is None else await sale.finish(session, event)
                 yield event
         finally:
             self.admission.release()
             for attempt in list(session.running):
                 self._end_attempt(session, attempt)
             self._report(session, last)
+            if sale is not None:
+                await sale.abandon(session)
 
-    def _admit(self, request: InferenceRequest, principal: Principal) -> ModelId:
+    def _admit(self, request: InferenceRequest, principal: Principal) -> tuple[ModelId, Sale | None]:
         runtime = self.runtime
         runtime.trace.emit(
             trace.RequestArrived(
@@ -114,13 +119,22 @@ class GatewayService:
             model = self.models.get(request.model)
             if model is None:
                 raise RequestRejected(RejectionReason.UNKNOWN_MODEL, f"model {request.model!r} is not served here")
-            self.admission.admit(request, principal, now=runtime.clock.now(), utc_ms=runtime.clock.utc_ms())
+            sale = self._let_in(request, principal, model)
             if self.hedging is not None:
                 self.hedging.on_request()
         except (RequestRejected, Busy) as error:
             self._finished(Session(request, runtime.params), "rejected", None, str(error))
             raise
-        return model
+        return model, sale
+
+    def _let_in(self, request: InferenceRequest, principal: Principal, model: ModelId) -> Sale | None:
+        clock = self.runtime.clock
+        self.admission.admit(request, principal, now=clock.now(), utc_ms=clock.utc_ms())
+        try:
+            return None if self.till is None else self.till.open(request, principal, model)
+        except (RequestRejected, Busy):
+            self.admission.release()
+            raise
 
     async def _next(self, session: Session, model: ModelId) -> RequestEvent:
         """The next event of the answer; one provider after the other is tried until an answer begins, or goes on."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from quiver.errors import UsageError
+from quiver.gateway.budget import read_sales
 from quiver.identity.peer_id import compute_peer_id, peer_id_text
 from quiver.live.config import GatewayConfig, ProviderConfig
 from quiver.live.settle_desk import Desk, opened_desk
@@ -48,7 +49,10 @@ def read_earnings(desk: Desk, *, by: By, since_ms: int) -> list[Earning]:
     if not isinstance(desk.config, ProviderConfig | GatewayConfig):
         raise UsageError("only a provider and a gateway have earnings: give the config of one")
     pays = isinstance(desk.config, GatewayConfig)
-    return compute_earnings(read_reports(desk.store, pays=pays), desk.read_books(), by=by, since_ms=since_ms, pays=pays)
+    return compute_earnings(
+        read_reports(desk.store, pays=pays), desk.read_books(), by=by, since_ms=since_ms, pays=pays,
+        sales=read_sales(desk.store) if pays else {},
+    )  # fmt: skip
 
 
 async def show(path: Path, *, by: str, since: str | None, form: str) -> str:

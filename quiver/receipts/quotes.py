@@ -6,12 +6,13 @@ from quiver.errors import PeerError
 from quiver.units import compute_cost_credits
 from quiver.values.frames import Open, Quote
 from quiver.values.offer import Offer
+from quiver.values.request import InferenceRequest
 
 # The payer estimates prompt tokens from bytes; a template and a script with short tokens can double that.
 PROMPT_TOKENS_FACTOR, PROMPT_TOKENS_EXTRA = 2, 64
 
 
-def compute_tokens_max(request: Open, *, slack_tokens: int) -> tuple[int, int]:
+def compute_tokens_max(request: Open | InferenceRequest, *, slack_tokens: int) -> tuple[int, int]:
     """(prompt, completion) tokens that a request may be billed for at most."""
     prompt = request.prompt_tokens_estimate * PROMPT_TOKENS_FACTOR + PROMPT_TOKENS_EXTRA
     return prompt, request.max_tokens + slack_tokens

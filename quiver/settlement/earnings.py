@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 
@@ -65,6 +67,12 @@ class Earning(msgspec.Struct, frozen=True, kw_only=True):
     gas_wei: int = 0
     net: int = 0
     "claimed + rewards - stakes lost."
+    sold: int = 0
+    "Charged to a gateway's clients that have an account."
+    cost: int = 0
+    "Of what was sold: what providers were owed for it when it ended. The part of `served` that was for nobody's account is not in it."
+    margin: int = 0
+    "sold - cost."
 
     def plus(self, other: Earning) -> Earning:
         """Both under this row's key."""
@@ -73,16 +81,34 @@ class Earning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NUMBERS = Earning.__struct_fields__[1:]
-# The row of what no channel moved: gas, stakes and rewards.
-ACCOUNT = "(account)"
+# The rows of what no channel moved: gas, stakes and rewards; and of what clients were charged, whoever served them.
+ACCOUNT, CLIENTS = "(account)", "(clients)"
+
+
+class SalesTotals(Protocol):
+    """What a gateway sold on one day of one model, in credits."""
+
+    @property
+    def sold(self) -> int:
+        """Charged to clients."""
+
+    @property
+    def cost(self) -> int:
+        """Owed to providers for it."""
 
 
 def compute_earnings(
-    reports: Iterable[ChannelReport], books: Books, *, by: By = By.TOTAL, since_ms: int = 0, pays: bool = False
+    reports: Iterable[ChannelReport],
+    books: Books,
+    *,
+    by: By = By.TOTAL,
+    since_ms: int = 0,
+    pays: bool = False,
+    sales: Mapping[Cell, SalesTotals] = MappingProxyType({}),
 ) -> list[Earning]:
     """Rows by key; `pays`: this node is the payer, so its net is what it spent. Days before `since_ms` are left out.
 
-    Gas, stakes and rewards belong to no channel: by model and peer they have a row of their own.
+    Gas, stakes and rewards belong to no channel: by model and peer they have a row of their own. So do, by peer, `sales`.
     """
     rows: dict[str, Earning] = {}
 
@@ -94,6 +120,10 @@ def compute_earnings(
         for (day, model), earning in _split(report, books.channels.get(report.channel), pays):
             if day >= since_day:
                 add(_key(by, report.peer, day, model), earning)
+    for (day, model), sale in sales.items():
+        if day >= since_day:
+            earning = Earning(key="", sold=sale.sold, cost=sale.cost, margin=sale.sold - sale.cost)
+            add(_key(by, CLIENTS, day, model), earning)
     for move in books.moves:
         if move.at_ms // DAY_MS >= since_day:
             earning = Earning(key="", gas_wei=move.gas_wei, net=move.reward - move.stake_lost)

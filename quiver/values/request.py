@@ -82,6 +82,8 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     "How often another provider continued; then `receipt` is the last one's, over its own part only."
     hedged: bool = False
     "A second provider was asked while the first was silent."
+    charged_credits: int | None = None
+    "What the client's account paid; None for a client without one."
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
@@ -95,6 +97,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
     paid_credits: int = 0
     resumed: int = 0
     hedged: bool = False
+    charged_credits: int | None = None
 
 
 RequestEvent = TokenChunk | Final | Failure

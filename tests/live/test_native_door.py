@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from quiver.errors import RejectionReason, RequestRejected, UsageError, WireCode
+from quiver.errors import InsufficientCredit, RejectionReason, RequestRejected, UsageError, WireCode
 from quiver.live.http.app import make_app
 from quiver.live.http.auth import ApiKey, Authenticator
 from quiver.live.http.problem import Problem
@@ -35,6 +35,23 @@ def test_generate_native_in_one_piece_and_as_lines():
         lines = [json.loads(line) for line in text.splitlines()]
         assert [line["text"] for line in lines] == ["a", "b", ""] and lines[-1]["quiver"]["attempts"] == 1
         assert script.requests[0].max_tokens == 3
+
+
+def test_an_empty_account_is_a_402_with_numbers():
+    with doors(InsufficientCredit("alice", balance=3, need=20)) as (url, _):
+        answer = httpx.post(f"{url}/generate", json={"model": "tiny", "prompt": "hi"})
+        error = answer.json()["error"]
+        assert answer.status_code == 402 and error["code"] == "insufficient_credit"
+        assert (error["balance_credits"], error["need_credits"], error["retry_after_s"]) == (3, 20, None)
+
+
+def test_what_a_broken_answer_cost_the_account_is_told():
+    failure = Failure(
+        code=WireCode.BACKEND_FAILED, message="gone", delivered_tokens=1, paid_credits=8, charged_credits=10
+    )
+    with doors("a", failure) as (url, _):
+        answer = httpx.post(f"{url}/generate", json={"model": "tiny", "prompt": "hi"})
+        assert (answer.json()["error"]["paid_credits"], answer.json()["error"]["charged_credits"]) == (8, 10)
 
 
 def test_a_typo_is_refused_and_errors_have_a_code():

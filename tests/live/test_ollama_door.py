@@ -8,7 +8,7 @@ import httpx
 import ollama
 import pytest
 
-from quiver.errors import Busy, RejectionReason, RequestRejected, WireCode
+from quiver.errors import Busy, InsufficientCredit, RejectionReason, RequestRejected, WireCode
 from quiver.live.client.verify import verify_receipt
 from quiver.live.http.auth import ApiKey
 from quiver.values.request import Dialect, Failure
@@ -83,6 +83,12 @@ def test_an_empty_prompt_loads_nothing_and_says_so():
     [
         (RequestRejected(RejectionReason.UNKNOWN_MODEL, "no such"), 404, "model 'tiny' not found"),
         (RequestRejected(RejectionReason.RATE_LIMITED, "slow down"), 429, "slow down"),
+        (
+            InsufficientCredit("alice", balance=3, need=20),
+            402,
+            "account 'alice' holds 3 credits, this request may cost up to 20: "
+            "ask the gateway's operator for credit, or for fewer tokens",
+        ),
         (Busy("full"), 503, "full"),
     ],
 )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 
 import httpx
+import msgspec
 import openai
 import pytest
 
-from quiver.errors import Busy, NoProvider, RejectionReason, RequestRejected, WireCode
+from quiver.errors import Busy, InsufficientCredit, NoProvider, RejectionReason, RequestRejected, WireCode
+from quiver.ids import RequestId
 from quiver.live.client.verify import verify_receipt
 from quiver.live.http.auth import ApiKey
-from quiver.values.request import Dialect, Failure, Qos
-from tests.live.doors import END, PROVIDER, doors
+from quiver.values.request import Dialect, Failure, InferenceRequest, Qos
+from tests.live.doors import END, PROVIDER, doors, make_final
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -67,6 +69,7 @@ def test_the_raw_stream_ends_with_done_and_names_the_request():
         (RequestRejected(RejectionReason.BAD_REQUEST, "bad"), openai.BadRequestError, None),
         (RequestRejected(RejectionReason.UNAUTHORISED, "who"), openai.AuthenticationError, "invalid_api_key"),
         (RequestRejected(RejectionReason.TOO_LARGE, "big"), openai.APIStatusError, "request_too_large"),
+        (InsufficientCredit("alice", balance=3, need=20), openai.APIStatusError, "insufficient_quota"),
         (NoProvider("nobody serves tiny"), openai.InternalServerError, "unavailable"),
         (ValueError("a bug"), openai.InternalServerError, "internal"),
     ],
@@ -93,6 +96,33 @@ def test_a_wrong_and_a_tired_key_raise_what_the_client_has_for_them():
                 client.chat.completions.create(model="tiny", messages=HELLO)
             assert caught.value.response.headers["retry-after-ms"] == "10000"
         assert len(script.requests) == 1
+
+
+def test_an_empty_account_is_told_what_it_holds_and_needs_and_the_official_client_does_not_ask_again():
+    with doors(InsufficientCredit("alice", balance=3, need=20)) as (url, script):
+        # It would retry a 429 twice.
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=2) as client:
+            with pytest.raises(
+                openai.APIStatusError, match="holds 3 credits, this request may cost up to 20"
+            ) as caught:
+                client.chat.completions.create(model="tiny", messages=HELLO)
+        assert (caught.value.status_code, caught.value.body["type"]) == (402, "insufficient_quota")
+        assert "retry-after" not in caught.value.response.headers and len(script.requests) == 1
+
+
+def test_the_cost_is_a_header_and_a_field_and_in_a_stream_the_field():
+    request = InferenceRequest(
+        request_id=RequestId(bytes(16)), model="tiny", dialect=Dialect.OPENAI_CHAT, body=b"", max_tokens=5,
+        prompt_tokens_estimate=1, deadline_ms=0,
+    )  # fmt: skip
+    final = msgspec.structs.replace(make_final(request, "a"), charged_credits=12)
+    with doors("a", final) as (url, _):
+        body = {"model": "tiny", "messages": HELLO}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body)
+        assert answer.headers["x-quiver-cost-credits"] == "12" and answer.json()["quiver"]["charged_credits"] == 12
+        assert ask(url, stream=True)[-1].model_extra["quiver"]["charged_credits"] == 12
+    with doors("a", END) as (url, _):
+        assert "x-quiver-cost-credits" not in httpx.post(f"{url}/v1/chat/completions", json=body).headers
 
 
 def test_a_busy_network_says_when_to_come_back():

@@ -33,6 +33,7 @@ _ACK_INTS = {"seq": 8, "cum": 8}
 def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[str, Any]:
     """The `quiver` object: who answered, what it cost, and the signatures."""
     ack, receipt = final.acknowledgement, final.receipt
+    charged = {} if final.charged_credits is None else {"charged_credits": final.charged_credits}
     return {
         "request_id": request_id.hex(),
         "model": final.model.hex(),
@@ -42,6 +43,7 @@ def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[st
         "queue_s": final.queue_s,
         "paid_credits": final.paid_credits,
         "quoted_credits": final.quoted_credits,
+        **charged,
         # Nothing is owed for an empty answer, so nobody signed for one.
         "receipt": None if receipt is None else {"body": plain(receipt.body), "signature": receipt.signature.hex()},
         "acknowledgement": None if ack is None else plain(ack),

@@ -22,6 +22,8 @@ CLIENT_STALL_S = 60.0
 "A client that reads nothing for this long has left, whatever its socket says."
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 "Of an answer that is collected before it is sent."
+COST_HEADER = "x-quiver-cost-credits"
+"What an answer in one piece cost the client's account."
 
 _log = logging.getLogger(__name__)
 
@@ -128,4 +130,6 @@ async def _whole(
             raise Problem(413, "the answer is too long to be sent in one piece: ask for stream, or fewer tokens")
         parts.append(event.text)
         event = await _next(events)
-    return json_response(framing.whole("".join(parts), event))
+    # A stream's headers have left before anybody knows its cost: there it is in the last piece only.
+    headers = {} if event.charged_credits is None else {COST_HEADER: str(event.charged_credits)}
+    return json_response(framing.whole("".join(parts), event), headers=headers)

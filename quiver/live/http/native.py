@@ -35,6 +35,10 @@ def shape_problem(problem: Problem) -> dict[str, Any]:
     error: dict[str, Any] = {"code": problem.kind, "message": problem.message, "retry_after_s": problem.retry_after_s}
     if (failure := problem.failure) is not None and failure.delivered_tokens:
         error |= {"delivered_tokens": failure.delivered_tokens, "paid_credits": failure.paid_credits}
+        if failure.charged_credits is not None:
+            error["charged_credits"] = failure.charged_credits
+    if (shortage := problem.shortage) is not None:
+        error |= {"balance_credits": shortage.balance, "need_credits": shortage.need}
     return {"error": error}
 
 

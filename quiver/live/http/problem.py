@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import math
 
-from quiver.errors import Busy, DeadlineExceeded, QuiverError, RejectionReason, RequestRejected, Unavailable, WireCode
+from quiver.errors import (
+    Busy,
+    DeadlineExceeded,
+    InsufficientCredit,
+    QuiverError,
+    RejectionReason,
+    RequestRejected,
+    Unavailable,
+    WireCode,
+)
 from quiver.values.request import Failure
 
 RETRY_AFTER_DEFAULT_S = 1.0
@@ -16,6 +25,8 @@ RETRY_AFTER_DEFAULT_S = 1.0
 _REJECTION_STATUS = {
     RejectionReason.BAD_REQUEST: 400,
     RejectionReason.UNAUTHORISED: 401,
+    # Not 429, which OpenAI's API says here: its clients, and others, would ask again at once, and again in vain.
+    RejectionReason.INSUFFICIENT_CREDIT: 402,
     RejectionReason.UNKNOWN_MODEL: 404,
     RejectionReason.TOO_LARGE: 413,
     RejectionReason.RATE_LIMITED: 429,
@@ -29,7 +40,7 @@ _FAILURE_STATUS = {
     WireCode.DEADLINE: 504,
 }
 _KIND = {
-    400: "bad_request", 401: "unauthorised", 404: "not_found", 405: "method_not_allowed", 408: "request_timeout",
+    400: "bad_request", 401: "unauthorised", 402: "insufficient_credit", 404: "not_found", 405: "method_not_allowed", 408: "request_timeout",
     413: "too_large", 429: "rate_limited", 500: "internal", 503: "unavailable", 504: "deadline_exceeded",
 }  # fmt: skip
 
@@ -45,6 +56,7 @@ class Problem(Exception):
         kind: str | None = None,
         retry_after_s: float | None = None,
         failure: Failure | None = None,
+        shortage: InsufficientCredit | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -55,6 +67,8 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
         self.failure = failure
         "What the service said of an answer that broke off: tokens that came, credits they cost."
+        self.shortage = shortage
+        "What a client's account holds and what its request needs."
 
     def headers(self) -> dict[str, str]:
         """`Retry-After` in whole seconds (RFC 9110, 10.2.3), and in milliseconds for clients that read it."""
@@ -73,7 +87,8 @@ def problem_of_error(error: QuiverError) -> Problem:
         status = _REJECTION_STATUS[error.reason]
         kind = "unknown_model" if error.reason is RejectionReason.UNKNOWN_MODEL else None
         # A rate limit knows when it will let the client in; other rejections do not.
-        return Problem(status, str(error), kind=kind, retry_after_s=getattr(error, "retry_after_s", None))
+        shortage = error if isinstance(error, InsufficientCredit) else None
+        return Problem(status, str(error), kind=kind, retry_after_s=error.retry_after_s, shortage=shortage)
     if isinstance(error, DeadlineExceeded):
         return Problem(504, str(error))
     if isinstance(error, Unavailable):
