@@ -101,9 +101,10 @@ class Asker:
         if self._on_frame is not None:
             self._on_frame(driver.peer_id, answer, data)
         stream.on_change = partial(driver.check_silent, stream)
+        has_to_send = not stream.is_finished
         driver.finish(stream)
         driver.check_silent(stream)
-        if driver.is_open(stream) or driver.has_credit_to_send(stream):
+        if has_to_send or driver.is_open(stream) or driver.has_credit_to_send(stream):
             link.transmit_soon()
         return answer
 

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from quiver.errors import MalformedMessage, PeerUnreachable, StreamReset, UsageError, WireCode
+from quiver.values.kad import KadMessage, KadType
 from quiver.wire.multistream import encode_proposal
+from quiver.wire.protocols import KAD
 from sim.loop import UnhandledTaskError
 from tests.conformance.transport_suite import ECHO, OTHER, Note, echo
 from tests.unit.quic.story import links, tell
@@ -188,5 +190,27 @@ def test_an_rpc_that_is_cancelled_frees_both_ends():
         assert a.quota.streams_open == (0, 0)
         assert all(not row.due_s for row in a._deadlines._rows.values())
         assert links(b)[0].driver.streams_open == 0
+
+    tell(story)
+
+
+def test_our_end_leaves_with_the_turn_in_which_the_answer_is_taken_whatever_was_sent_before():
+    async def story(net, a, b):
+        # Strangers may answer it, so our end comes after their answer.
+        b.answer(KAD, lambda peer, message: message)
+        await a.rpc(b.peer_id, KAD, KadMessage(type=KadType.PING), timeout_s=5)
+        await net.settle(1.0)
+        (theirs,), (ours,) = links(b), links(a)
+        deliver = a.on_datagram
+
+        def on_datagram(data, address):
+            # The turn's transmission was asked for before the answer came, as where many connections are busy.
+            ours.transmit_soon()
+            deliver(data, address)
+
+        a.on_datagram = on_datagram
+        await a.rpc(b.peer_id, KAD, KadMessage(type=KadType.PING), timeout_s=5)
+        await net.settle(0.021)
+        assert theirs.driver.streams_open == 0
 
     tell(story)
