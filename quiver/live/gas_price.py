@@ -17,15 +17,16 @@ async def follow_gas_price(config: ProviderConfig, network: Network, settler: Se
     if network.chain.kind != "rpc" or not (claims.wei_per_credit or claims.gas_price_gwei_max):
         return
     from quiver.live.chain.dry_run import read_market
-    from quiver.live.chain.rpc_client import Rpc, RpcError
+    from quiver.live.chain.rpc_client import Rpc
 
     rpc = Rpc(config.chain.rpc or network.chain.rpc, network.chain.id)
     try:
         while True:
             try:
-                market = await read_market(rpc)
+                with rpc.reading():
+                    market = await read_market(rpc)
                 settler.gas_price_wei = market.base_wei + market.priority_wei
-            except (QuiverError, RpcError):
+            except QuiverError:
                 pass
             await clock.sleep(POLL_S)
     finally:

@@ -67,7 +67,7 @@ class Chain:
             store = (stores or {}).get(name) or MemoryStore()
             sender = Sender(
                 rpc, store, key.account, key.sign_account, cap_wei=options.get("cap_wei", CAP_WEI),
-                stuck_after_s=self.stuck_after_s, now=time.monotonic,
+                stuck_after_s=self.stuck_after_s, now=time.monotonic, contract=self.contract,
             )  # fmt: skip
             ledger = RpcLedger(mirror, sender, poll_s=self.poll_s, on_event=options.get("on_event"))
             await ledger.start()

@@ -325,7 +325,7 @@ def test_a_nonce_lost_with_a_store_is_filled_so_that_later_ones_move(node):
 
 def test_another_program_with_the_same_key_is_noticed(node):
     async def story():
-        async with opened(node, "payer") as ((ledger,), _):
+        async with opened(node, "payer", stuck_after_s=0.3) as ((ledger,), _):
             node.rpc("evm_setAutomine", False)
             going = asyncio.ensure_future(ledger.submit(deposit()))
             await until(lambda: pool(node), "the transaction")

@@ -5,10 +5,12 @@ Rules of this file: no I/O; the inverse side of `calls`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
 from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
 
 from quiver.errors import SettlementError
 from quiver.ids import Address, ChannelId
@@ -27,6 +29,8 @@ from quiver.values.ledger import (
 
 # Solidity's Error(string), which Vyper's assertions use too.
 _ERROR = selector("Error(string)")
+_CODE = re.compile("[a-z0-9_]{1,40}")
+REVERT_BYTES_SHOWN = 128
 _VERDICTS = {1: Verdict.OPEN, 2: Verdict.ANSWERED, 3: Verdict.SLASHED}
 FAULTS = {number: fault for fault, number in FAULT_NUMBERS.items()}
 
@@ -78,10 +82,25 @@ def read_logs(logs: Iterable[Log], *, stake: int) -> Moved:
 
 def read_refusal(output: bytes) -> SettlementError:
     """The reason inside a revert; `reverted` where it carries none."""
-    if output[:4] == _ERROR:
+    reason = _reason(output)
+    if reason is None:
+        return SettlementError(
+            "reverted", f"the contract refused without a reason: 0x{output[:REVERT_BYTES_SHOWN].hex()}"
+        )
+    # Tokens have words of their own, and a node may say anything.
+    code = reason if _CODE.fullmatch(reason) else "reverted"
+    shown = "".join(one if one.isprintable() else " " for one in reason[:REVERT_BYTES_SHOWN])
+    return SettlementError(code, f"the contract refused: {shown}")
+
+
+def _reason(output: bytes) -> str | None:
+    if output[:4] != _ERROR:
+        return None
+    try:
         (reason,) = decode(["string"], output[4:])
-        return SettlementError(reason, f"the contract refused: {reason}")
-    return SettlementError("reverted", f"the contract refused without a reason: 0x{output.hex()}")
+    except (DecodingError, UnicodeDecodeError, OverflowError):
+        return None
+    return str(reason)
 
 
 def read_channel(channel_id: ChannelId, output: bytes) -> ChannelState | None:

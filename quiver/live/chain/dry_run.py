@@ -6,7 +6,7 @@ from quiver.errors import SettlementError, Unavailable
 from quiver.ids import Address
 from quiver.live.chain.answers import read_refusal
 from quiver.live.chain.fees import GWEI, Market
-from quiver.live.chain.rpc_client import Request, Rpc, RpcError
+from quiver.live.chain.rpc_client import Request, Rpc, RpcError, quantity
 
 # Storage that another transaction of the block before ours warms or clears may change the bill.
 _GAS_MARGIN_PERCENT = 125
@@ -32,7 +32,7 @@ async def estimate_gas(rpc: Rpc, asked: dict[str, str]) -> int:
     for answer in (outcome, gas):
         if isinstance(answer, RpcError):
             raise explain(answer)
-    return int(gas, 16) * _GAS_MARGIN_PERCENT // 100
+    return quantity(gas) * _GAS_MARGIN_PERCENT // 100
 
 
 async def find_reason(rpc: Rpc, asked: dict[str, str], block: int) -> SettlementError:
@@ -59,5 +59,5 @@ async def read_market(rpc: Rpc) -> Market:
     if isinstance(block, RpcError) or block is None or block.get("baseFeePerGas") is None:
         raise Unavailable("the node names no base fee: the chain must know EIP-1559", retry_after_s=60.0)
     return Market(
-        base_wei=int(block["baseFeePerGas"], 16), priority_wei=GWEI if isinstance(tip, RpcError) else int(tip, 16)
+        base_wei=quantity(block["baseFeePerGas"]), priority_wei=GWEI if isinstance(tip, RpcError) else quantity(tip)
     )

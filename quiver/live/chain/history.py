@@ -10,7 +10,7 @@ from quiver.ids import Address, ChannelId
 from quiver.live.chain.answers import address_of, read_logs
 from quiver.live.chain.logs import ChainLog, opened_channel
 from quiver.live.chain.reading import decode_call
-from quiver.live.chain.rpc_client import Rpc
+from quiver.live.chain.rpc_client import Rpc, quantity
 from quiver.values.ledger import LedgerEvent, OpenChannel, Transaction
 
 
@@ -34,7 +34,7 @@ async def read_events(
     told = await _ask(rpc, "eth_getTransactionByHash", by_transaction)
     blocks = list(dict.fromkeys(one.block for one in logs))
     headers = await rpc.results([("eth_getBlockByNumber", (hex(number), False)) for number in blocks])
-    at_ms = {number: int(header["timestamp"], 16) * 1000 for number, header in zip(blocks, headers, strict=True)}
+    at_ms = {number: quantity(header["timestamp"]) * 1000 for number, header in zip(blocks, headers, strict=True)}
     calls: list[tuple[bytes, Transaction]] = []
     for key, data in told.items():
         if data["to"] is None or address_of(data["to"]) != contract:
@@ -75,7 +75,7 @@ async def _ask(rpc: Rpc, method: str, hashes: Collection[bytes]) -> dict[bytes, 
 
 def gas_of(receipt: Mapping[str, Any]) -> int:
     """Wei that a transaction cost its sender."""
-    return int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+    return quantity(receipt["gasUsed"]) * quantity(receipt["effectiveGasPrice"])
 
 
 def _channel_of(transaction: Transaction) -> ChannelId | None:

@@ -15,6 +15,7 @@ from eth_abi.abi import decode
 from quiver.ids import Address, ChannelId
 from quiver.live.chain.answers import FAULTS, Log, address_of
 from quiver.live.chain.artefact import keccak256, load_artefact
+from quiver.live.chain.rpc_client import quantity
 from quiver.values.ledger import Fault
 
 
@@ -68,7 +69,7 @@ def _shapes() -> dict[bytes, _Shape]:
 def read_log(data: dict[str, Any]) -> ChainLog:
     """Of `eth_getLogs`."""
     return ChainLog(
-        block=int(data["blockNumber"], 16),
+        block=quantity(data["blockNumber"]),
         transaction=bytes.fromhex(data["transactionHash"][2:]),
         log=Log(
             topics=tuple(bytes.fromhex(topic[2:]) for topic in data["topics"]), data=bytes.fromhex(data["data"][2:])

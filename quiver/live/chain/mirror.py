@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 
 from quiver.errors import Unavailable, UsageError
 from quiver.ids import Address, ChannelId
@@ -22,13 +24,17 @@ from quiver.live.chain.artefact import selector
 from quiver.live.chain.calls import FAULT_NUMBERS
 from quiver.live.chain.history import read_events
 from quiver.live.chain.logs import ChainLog, Touched, find_touched, read_log
-from quiver.live.chain.rpc_client import Rpc, RpcError
+from quiver.live.chain.rpc_client import Rpc, RpcError, quantity
 from quiver.live.log import note
 from quiver.settlement.terms import Terms
 from quiver.values.ledger import BondState, ChallengeState, ChannelState, EpochState, Fault, LedgerEvent
 
 # Blocks one question for logs covers; halved where a node finds that too many.
 BLOCKS_MAX = 2_000
+# And longer again with each answer, by an eighth: what was too many may have been a busy node.
+RANGE_GROWTH = 8
+# Ten blocks of Ethereum, and it happens once in a long while that four of a row are missing.
+STILL_S = 120.0
 
 _log = logging.getLogger("quiver.chain")
 
@@ -50,8 +56,9 @@ class Mirror:
     """One contract on one chain. `own` are accounts whose gas is looked up."""
 
     def __init__(
-        self, rpc: Rpc, contract: Address, *, confirmations: int, from_block: int = 0, own: Iterable[Address] = ()
-    ) -> None:
+        self, rpc: Rpc, contract: Address, *, confirmations: int, from_block: int = 0, own: Iterable[Address] = (),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.rpc = rpc
         self.contract = contract
         self.stake = 0
@@ -63,6 +70,8 @@ class Mirror:
         self._confirmations = confirmations
         self._from_block = from_block
         self._range = BLOCKS_MAX
+        self._now = now
+        self._moved_s, self._is_still = now(), False
         self._turn = asyncio.Lock()
         self.state = self._nothing()
         self.events: list[LedgerEvent] = []
@@ -77,7 +86,7 @@ class Mirror:
         try:
             told = bytes.fromhex((await self.rpc.call("eth_call", self._question("terms()"), "latest"))[2:])
             held = decode(["address", "address"] + ["uint256"] * 7, told)
-        except (RpcError, ValueError) as error:
+        except (RpcError, ValueError, TypeError, DecodingError) as error:
             raise UsageError(
                 f"{self._address} on chain {self.rpc.chain_id} is not a QUIVer contract: {error}"
             ) from error
@@ -99,13 +108,41 @@ class Mirror:
     async def poll(self) -> bool:
         """Read what has become final; whether there was anything. `Unavailable` leaves everything as it was."""
         async with self._turn:
-            return await self._advance()
+            has_moved, asked = False, self.rpc.in_use
+            try:
+                with self.rpc.reading():
+                    has_moved = await self._advance()
+            except Unavailable:
+                # It refuses, or does not know what it should: another may.
+                self.rpc.leave(asked)
+                raise
+            finally:
+                self._watch(has_moved)
+            return has_moved
+
+    def _watch(self, has_moved: bool) -> None:
+        """A node may answer and yet stand still, refuse, or show a chain that nobody else has: then the next one is asked."""
+        now_s = self._now()
+        if has_moved:
+            self._moved_s, self._is_still = now_s, False
+        elif now_s - self._moved_s >= STILL_S:
+            if not self._is_still:
+                note(
+                    _log, logging.WARNING, f"{self.rpc.host} has shown no new final block for {STILL_S:g} s", block=self.state.number,
+                    next_is_asked=self.rpc.count > 1,
+                )  # fmt: skip
+            self._moved_s, self._is_still = now_s, True
+            self.rpc.leave(self.rpc.in_use)
 
     async def _advance(self) -> bool:
-        final = int(await self.rpc.call("eth_blockNumber"), 16) - self._confirmations
+        final = quantity(await self.rpc.call("eth_blockNumber")) - self._confirmations
         state, events = self.state, self.events
         is_lost = bool(state.hash) and not await self._is_still_there()
         if is_lost:
+            # Before all is read again: its address may lead to another chain now.
+            self.rpc.forget_chain()
+            if await self._is_still_there():
+                return False
             state, events = self._nothing(), []
         if final <= state.number or (block := await self._block(final)) is None:
             return False
@@ -194,15 +231,27 @@ class Mirror:
         while first <= last:
             until = min(last, first + self._range - 1)
             where = {"address": self._address, "fromBlock": hex(first), "toBlock": hex(until)}
-            try:
-                logs += map(read_log, await self.rpc.call("eth_getLogs", where))
-            except RpcError:
+            # Behind one address there may be many nodes, and one that has not come to the last block yet answers with what it has.
+            told, last_block = await self.rpc.batch(
+                [("eth_getLogs", (where,)), ("eth_getBlockByNumber", (hex(until), False))]
+            )
+            if isinstance(told, RpcError):
                 if self._range == 1:
-                    raise
+                    raise told
                 self._range //= 2
                 continue
+            if last_block is None or isinstance(last_block, RpcError):
+                raise Unavailable(f"{self.rpc.host} does not know block {until} yet", retry_after_s=2.0)
+            logs += [self._own_log(one, first, until) for one in told]
             first = until + 1
+            self._range = min(self._range + self._range // RANGE_GROWTH + 1, BLOCKS_MAX)
         return logs
+
+    def _own_log(self, data: dict[str, Any], first: int, until: int) -> ChainLog:
+        log = read_log(data)
+        if data["address"].lower() != self._address or not first <= log.block <= until or data.get("removed"):
+            raise ValueError("a log of another contract or block than was asked for")
+        return log
 
 
 def _put(states: dict[Any, Any], key: Any, state: Any) -> None:

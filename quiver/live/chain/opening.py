@@ -125,7 +125,7 @@ async def _open_rpc(
         if store is not None:
             sender = Sender(
                 rpc, store, keypair.account, keypair.sign_account, cap_wei=round(access.fee_gwei_max * GWEI),
-                stuck_after_s=access.stuck_after_s, now=time.monotonic,
+                stuck_after_s=access.stuck_after_s, now=time.monotonic, contract=mirror.contract,
             )  # fmt: skip
         ledger = RpcLedger(
             mirror, sender, poll_s=chain.poll_s, opening_cost_credits=chain.opening_cost_credits, on_event=on_event

@@ -11,6 +11,7 @@ import msgspec
 from quiver.ids import Address
 from quiver.live.chain.envelope import Envelope, Sign, hash_signed, sign_envelope
 from quiver.live.chain.fees import Fees
+from quiver.live.chain.spent import SPENT, Spent, account_prefix
 from quiver.ports import Store
 
 OUTBOX = "chain_outbox"
@@ -39,7 +40,7 @@ class Outbox:
         self._store = store
         self._chain_id = chain_id
         self._sign = sign
-        self._prefix = chain_id.to_bytes(8, "big") + account
+        self._prefix = account_prefix(chain_id, account)
         decode = msgspec.msgpack.Decoder(Waiting).decode
         self.waiting = {int.from_bytes(key[-8:], "big"): decode(row) for key, row in store.scan(OUTBOX, self._prefix)}
         self._orphans = list(self.waiting)
@@ -80,10 +81,14 @@ class Outbox:
         self.waiting[nonce] = row
         self.waiting = dict(sorted(self.waiting.items()))
 
-    async def remove(self, nonce: int) -> None:
-        """It is final, or can never be mined."""
+    async def remove(self, nonce: int, spent: Spent | None = None) -> None:
+        """It is final, or can never be mined. `spent`: what it cost, if nobody else will tell."""
+        rows: list[tuple[str, bytes, bytes | None]] = [(OUTBOX, self._key(nonce), None)]
+        if spent is not None:
+            rows.append((SPENT, self._key(nonce), msgspec.msgpack.encode(spent)))
+        # First on disk: whoever waits for it is told by a later step if the disk fails now.
+        await self._store.commit(rows)
         del self.waiting[nonce]
-        await self._store.commit([(OUTBOX, self._key(nonce), None)])
 
     def _key(self, nonce: int) -> bytes:
         return self._prefix + nonce.to_bytes(8, "big")

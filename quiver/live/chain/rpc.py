@@ -17,6 +17,7 @@ from quiver.ids import Address, ChannelId
 from quiver.live.chain.artefact import selector
 from quiver.live.chain.calls import encode_call, place_nowhere, proof_of
 from quiver.live.chain.mirror import Mirror
+from quiver.live.chain.rpc_client import quantity
 from quiver.live.chain.sender import Mined, Sender
 from quiver.live.log import note
 from quiver.settlement.accounts import NOBODY, check_amount
@@ -65,7 +66,14 @@ class RpcLedger:
 
     async def start(self) -> None:
         """Read the contract's state, then keep up with it. `Unavailable` if no node answers."""
-        await self._mirror.poll()
+        for left in reversed(range(self._mirror.rpc.count)):
+            try:
+                await self._mirror.poll()
+                break
+            except Unavailable:
+                # A node that refuses or talks nonsense is no reason not to start while there is another, which is asked next.
+                if not left:
+                    raise
         self._told = len(self._mirror.events)
         self._loop = asyncio.create_task(self._run(), name="ledger")
 
@@ -152,7 +160,9 @@ class RpcLedger:
         owner, spender = self._need_sender().account, self.contract
         question = selector("allowance(address,address)") + encode(["address"] * 2, [owner, spender])
         asked = {"to": "0x" + self._mirror.token.hex(), "data": "0x" + question.hex()}
-        if int(await self._mirror.rpc.call("eth_call", asked, "latest"), 16) < price:
+        with self._mirror.rpc.reading():
+            allowed = quantity(await self._mirror.rpc.call("eth_call", asked, "latest"))
+        if allowed < price:
             approval = selector("approve(address,uint256)") + encode(["address", "uint256"], [spender, price])
             await self._send(self._mirror.token, approval)
 
@@ -197,10 +207,11 @@ class RpcLedger:
                 ("eth_getTransactionCount", (who, "pending")),
             ]
         )  # fmt: skip
-        return {
-            "block": int(head, 16), "final_block": self._mirror.state.number, "coin_wei": int(coin, 16),
-            "transactions_waiting": int(pending, 16) - int(mined, 16),
-        }  # fmt: skip
+        with self._mirror.rpc.reading():
+            return {
+                "block": quantity(head), "final_block": self._mirror.state.number, "coin_wei": quantity(coin),
+                "transactions_waiting": quantity(pending) - quantity(mined),
+            }  # fmt: skip
 
     async def close(self) -> None:
         """Stop keeping up. What is under way is in the store and goes on with the next process."""

@@ -18,12 +18,16 @@ from quiver.ids import Address
 from quiver.live.chain.dry_run import describe, estimate_gas, find_reason, read_market
 from quiver.live.chain.envelope import Envelope, Sign
 from quiver.live.chain.fees import offer_fees, raise_fees
+from quiver.live.chain.history import gas_of
 from quiver.live.chain.outbox import Outbox, Waiting
-from quiver.live.chain.rpc_client import Rpc, RpcError
+from quiver.live.chain.rpc_client import Rpc, RpcError, quantity
+from quiver.live.chain.spent import Spent
 from quiver.live.log import note
 from quiver.ports import Store
 
 GAS_TRANSFER = 21_000
+# Nonces that are filled with nothing: each costs a transfer's gas, and a node that lies about counts could ask for any number.
+GAP_MAX = 16
 
 _log = logging.getLogger("quiver.chain")
 
@@ -37,7 +41,10 @@ class Mined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sender:
-    """`now` is a monotonic clock in seconds. Call `step` often, with the last final block."""
+    """`now` is a monotonic clock in seconds. Call `step` often, with the last final block.
+
+    What is spent on successful calls of `contract` is in the ledger's events; the gas of all else is written down here.
+    """
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class Sender:
         cap_wei: int,
         stuck_after_s: float,
         now: Callable[[], float],
+        contract: Address | None = None,
     ) -> None:
         self.rpc = rpc
         self.account = account
@@ -60,6 +68,10 @@ class Sender:
         self._ends: dict[int, asyncio.Future[Mined]] = {}
         self._sent_s: dict[int, float] = {}
         "When the last version of a nonce was first handed to a node by this process."
+        self._missed_s: dict[int, float] = {}
+        "Since when the chain has a nonce, but nobody shows a transaction of ours that took it."
+        self._contract = contract
+        self._failure: QuiverError | None = None
 
     async def prepare(self, to: Address | None, calldata: bytes, value: int) -> asyncio.Future[Mined]:
         """Try it, write it down; the future ends when it is final. `SettlementError` if the contract would refuse it.
@@ -69,7 +81,11 @@ class Sender:
         nonce = None if to is None else self.outbox.adopt(to, calldata, value)
         if nonce is None:
             async with self._turn:
-                nonce = await self._write(to, calldata, value)
+                with self.rpc.reading():
+                    nonce = await self._write(to, calldata, value)
+        if self._failure is not None:
+            # Nobody looks after it any more: the next process will.
+            raise self._failure
         return self._ends.setdefault(nonce, asyncio.get_running_loop().create_future())
 
     async def _write(self, to: Address | None, calldata: bytes, value: int) -> int:
@@ -79,17 +95,22 @@ class Sender:
             [("eth_getBalance", (self._hex, "pending")), ("eth_getTransactionCount", (self._hex, "latest"))]
         )
         needed = value + gas * fees.max_wei
-        if int(balance, 16) < needed:
+        if quantity(balance) < needed:
             raise SettlementError(
                 "insufficient_coin",
-                f"account {self._hex} has {int(balance, 16)} wei on chain {self.rpc.chain_id}, "
+                f"account {self._hex} has {quantity(balance)} wei on chain {self.rpc.chain_id}, "
                 f"but {needed} are needed, {value} of them to hand over: send it some",
             )
-        envelope = Envelope(
-            nonce=self.outbox.next_nonce(int(mined, 16)), to=to, value=value, calldata=calldata, gas=gas
-        )
-        await self.outbox.add(envelope, fees)
-        return envelope.nonce
+        nonce = self.outbox.next_nonce(await self._confirm(quantity(mined)))
+        await self.outbox.add(Envelope(nonce=nonce, to=to, value=value, calldata=calldata, gas=gas), fees)
+        return nonce
+
+    async def _confirm(self, mined: int) -> int:
+        """A count too high would leave nonces that nobody fills, so two nodes have to know it where there are two."""
+        if mined > self.outbox.next_nonce(0):
+            other = await self.rpc.ask_another("eth_getTransactionCount", self._hex, "latest")
+            return mined if other is None else min(mined, quantity(other))
+        return mined
 
     @property
     def _hex(self) -> str:
@@ -99,9 +120,13 @@ class Sender:
         """Look after every nonce in use; ends whose transaction is in block `final` or before are told."""
         if not self.outbox.waiting:
             return
+        with self.rpc.reading():
+            await self._look_after_all(max(final, 0))
+
+    async def _look_after_all(self, final: int) -> None:
         # A node that lags behind does not know the final block, and refuses.
         taken, mined = (
-            int(told, 16)
+            quantity(told)
             for told in await self.rpc.results(
                 [("eth_getTransactionCount", (self._hex, at)) for at in (hex(final), "latest")]
             )
@@ -111,24 +136,28 @@ class Sender:
             receipt = await self._receipt(row)
             if receipt is None:
                 await self._push(row, is_next=nonce == mined, is_taken=nonce < taken)
-            elif int(receipt["blockNumber"], 16) <= final:
+            elif quantity(receipt["blockNumber"]) <= final:
                 await self._finish(row, receipt)
 
     async def _receipt(self, row: Waiting) -> dict[str, Any] | None:
         answers = await self.rpc.results([("eth_getTransactionReceipt", ("0x" + one.hex(),)) for one in row.hashes])
-        return next((answer for answer in answers if answer is not None), None)
+        found: dict[str, Any] | None = next((answer for answer in answers if answer is not None), None)
+        if found is not None and bytes.fromhex(found["transactionHash"][2:]) not in row.hashes:
+            raise ValueError("a receipt of another transaction than was asked for")
+        return found
 
     async def _finish(self, row: Waiting, receipt: dict[str, Any]) -> None:
         envelope = row.envelope
         failure: SettlementError | None = None
         if receipt["status"] != "0x1":
             asked = describe(self.account, envelope.to, envelope.calldata, envelope.value)
-            failure = await find_reason(self.rpc, asked, int(receipt["blockNumber"], 16))
+            failure = await find_reason(self.rpc, asked, quantity(receipt["blockNumber"]))
             note(
                 _log, logging.WARNING, f"a transaction was reverted: {failure}", transaction=receipt["transactionHash"]
             )
-        await self.outbox.remove(envelope.nonce)
+        await self.outbox.remove(envelope.nonce, await self._spent(envelope, receipt))
         self._sent_s.pop(envelope.nonce, None)
+        self._missed_s.pop(envelope.nonce, None)
         made = receipt.get("contractAddress")
         self._tell(
             envelope.nonce,
@@ -139,6 +168,12 @@ class Sender:
             ),
         )
 
+    async def _spent(self, envelope: Envelope, receipt: dict[str, Any]) -> Spent | None:
+        if receipt["status"] == "0x1" and envelope.to is not None and envelope.to == self._contract:
+            return None
+        block = await self.rpc.call("eth_getBlockByNumber", receipt["blockNumber"], False)
+        return Spent(at_ms=1000 * quantity(block["timestamp"]), gas_wei=gas_of(receipt))
+
     def _tell(self, nonce: int, outcome: Mined | QuiverError) -> None:
         end = self._ends.pop(nonce, None)
         if end is None or end.done():
@@ -147,19 +182,25 @@ class Sender:
             end.set_result(outcome)
         else:
             end.set_exception(outcome)
+            # Whoever waited may have gone; then nobody takes it, and that is no mistake.
+            end.exception()
 
     async def _push(self, row: Waiting, *, is_next: bool, is_taken: bool) -> None:
         """It is not in any block that we know of: is it lost, stuck, or was its nonce taken by somebody else?"""
         nonce = row.envelope.nonce
         if is_taken:
-            # A receipt may have come in the meantime; then the next step sees it.
-            if await self._receipt(row) is None:
+            # Receipts may come later than counts, and with another node: who gives up a call too soon makes it twice.
+            self.rpc.leave(self.rpc.in_use)
+            missed_s = self._missed_s.setdefault(nonce, self._now())
+            if self._now() - missed_s >= self._stuck_after_s and await self._receipt(row) is None:
                 await self.outbox.remove(nonce)
+                self._missed_s.pop(nonce, None)
                 note(_log, logging.ERROR, "another program uses this account", account=self._hex, nonce=nonce)
                 self._tell(
                     nonce, Unavailable(f"another program used nonce {nonce} of {self._hex}: give each its own key")
                 )
             return
+        self._missed_s.pop(nonce, None)
         first_s = self._sent_s.setdefault(nonce, self._now())
         if is_next and self._now() - first_s >= self._stuck_after_s:
             row = await self._make_dearer(row)
@@ -196,6 +237,13 @@ class Sender:
         first = min(self.outbox.waiting)
         if taken >= first:
             return
+        if first - taken > GAP_MAX:
+            raise Unavailable(
+                f"nonces {taken} to {first - 1} of {self._hex} are used by nobody on chain {self.rpc.chain_id}, more than any "
+                f"reorganisation leaves: a node of [chain] rpc told a wrong count, or tells one now; correct rpc, or send {first - taken} "
+                "transactions from this account by other means",
+                retry_after_s=60.0,
+            )
         fees = offer_fees(await read_market(self.rpc), cap_wei=self._cap_wei)
         for nonce in range(taken, first):
             note(_log, logging.WARNING, "a nonce that nobody fills is filled with nothing", nonce=nonce)
@@ -203,6 +251,7 @@ class Sender:
             await self.outbox.add(nothing, fees)
 
     def fail(self, error: QuiverError) -> None:
-        """Tell everybody who waits; what was written down goes on with the next process."""
+        """Tell everybody who waits or comes later; what was written down goes on with the next process."""
+        self._failure = error
         for nonce in list(self._ends):
             self._tell(nonce, error)
