@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
 from eth_abi.exceptions import DecodingError
-from yarl import URL
 
 from quiver.errors import Unavailable, UsageError
 from quiver.live.log import note
@@ -92,8 +92,8 @@ class Rpc:
         if not urls:
             raise UsageError('[chain] rpc names no node: give the URL of one, as in rpc = ["http://127.0.0.1:8545"]')
         self.chain_id = chain_id
-        self._urls = [_parse(url, number) for number, url in enumerate(urls, 1)]
-        self._hosts = [f"{url.host}:{url.port}" for url in self._urls]
+        self._urls = list(urls)
+        self._hosts = [_host_of(url, number) for number, url in enumerate(urls, 1)]
         self._session: ClientSession | None = None
         self._first = 0
         self._checked: set[int] = set()
@@ -268,15 +268,16 @@ class Rpc:
             await asyncio.sleep(0)
 
 
-def _parse(text: str, number: int) -> URL:
+def _host_of(text: str, number: int) -> str:
+    """All of an address that is ever shown."""
     try:
-        url = URL(text)
-        is_usable = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
-    except ValueError:
-        is_usable = False
-    if not is_usable:
+        url = urlsplit(text)
+        port = url.port or {"http": 80, "https": 443}[url.scheme]
+    except (ValueError, KeyError):
+        port = 0
+    if not port or not url.hostname:
         raise UsageError(f"URL {number} of [chain] rpc is none of an RPC node: write http://HOST:PORT or https://...")
-    return url
+    return f"{url.hostname}:{port}"
 
 
 async def _read_all(response: ClientResponse) -> bytes | None:
