@@ -163,6 +163,23 @@ def test_text_is_decided_by_model_prompt_seed_and_options():
     assert run(first)[0] != run(first)[0]
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_an_answer_that_was_begun_is_continued_word_for_word(mock, path):
+    def ask(*said, tokens):
+        messages = [{"role": "user", "content": "Go on"}, *({"role": "assistant", "content": text} for text in said)]
+        body = {"model": "mock", "messages": messages, "stream": False, "seed": 4, "max_tokens": tokens}
+        body["options"] = {"seed": 4, "num_predict": tokens, "temperature": 1.0, "top_p": 1.0}
+        answer = httpx.post(mock[0] + path, json=body).json()
+        return answer["message"]["content"] if "message" in answer else answer["choices"][0]["message"]["content"]
+
+    whole = ask(tokens=20)
+    for count in (1, 7, 19):
+        begun = ask(tokens=count)
+        assert begun + ask(begun, tokens=20 - count) == whole
+    # Whoever is given somebody else's words says something, and not the same again.
+    assert ask("Well, ", tokens=20) not in whole
+
+
 def test_an_honest_engine_may_diverge_after_a_common_prefix():
     same, apart = MockEngine(MockConfig()), MockEngine(MockConfig(p_diverge=0.2, seed=3))
     one, two = run(same, seed=1)[0], run(apart, seed=1)[0]

@@ -22,6 +22,7 @@ from quiver.live.backends.mock.text import (
     compute_json_tokens,
     compute_key,
     compute_length,
+    count_said,
     count_tokens,
     iterate_tokens,
 )
@@ -39,7 +40,9 @@ class Job:
 
     model: str
     prompt: str
-    "As the model reads it: after its template."
+    "As the model reads it: after its template, with the beginning of the answer."
+    beginning: str = ""
+    "What the answer begins with and is not said again."
     num_predict: int = -1
     temperature: float = 0.8
     seed: int | None = None
@@ -265,12 +268,17 @@ class _Run:
         if seed is None or seed < 0:
             seed = self._engine.entropy.getrandbits(62)
         sampling = {**job.sampling, "temperature": job.temperature}
-        key = compute_key(self._runner.model.digest_hex, job.prompt, seed, sampling)
+        digest = self._runner.model.digest_hex
+        key = compute_key(digest, job.prompt.removesuffix(job.beginning), seed, sampling)
         if job.format:
             return iter(compute_json_tokens(key, job.format))
+        said = count_said(key, job.beginning)
+        if said is None:
+            # Somebody else's words: another text follows them.
+            key, said = compute_key(digest, job.prompt, seed, sampling), 0
         length = compute_length(key, *config.answer_tokens)
         diverge_at = next((index for index in range(length) if self._rng.random() < config.p_diverge), None)
-        return itertools.islice(iterate_tokens(key, diverge_at=diverge_at), length)
+        return itertools.islice(iterate_tokens(key, diverge_at=diverge_at), said, max(said, length))
 
     def _flip(self, token: bytes) -> bytes:
         if self._fault is None or self._fault.kind is not FaultKind.FLIP or self._fault.at != self._generated:

@@ -13,7 +13,7 @@ from aiohttp import web
 from quiver.live.backends.mock.answer import ENGINE, body_of, fault_of, json_response, respond
 from quiver.live.backends.mock.config import MockModel
 from quiver.live.backends.mock.engine import Finished, MockEngine, context_of
-from quiver.live.backends.mock.options import make_job, parse_keep_alive, parse_options, render_chat
+from quiver.live.backends.mock.options import make_job, parse_keep_alive, parse_options, render_chat, split_beginning
 from quiver.live.backends.mock.runner import EngineError
 
 VERSION = "0.33.0"
@@ -80,9 +80,8 @@ async def _generate(request: web.Request) -> web.StreamResponse:
     if not prompt:
         return await _load_only(engine, name, body, options, {"response": ""})
     system = _text(body, "system")
-    rendered = (
-        prompt if raw else render_chat([{"role": "system", "content": system}, {"role": "user", "content": prompt}])
-    )
+    first = [{"role": "system", "content": system}] if system else []
+    rendered = prompt if raw else render_chat([*first, {"role": "user", "content": prompt}])
     job = make_job(
         name, rendered, options, format=body.get("format"), keep_alive_s=parse_keep_alive(body.get("keep_alive")),
         fault=fault_of(request),
@@ -100,8 +99,9 @@ async def _chat(request: web.Request) -> web.StreamResponse:
     options = parse_options(body.get("options"))
     if not messages:
         return await _load_only(engine, name, body, options, {"message": {"role": "assistant", "content": ""}})
+    asked, beginning = split_beginning(messages)
     job = make_job(
-        name, render_chat(messages), options, format=body.get("format"),
+        name, render_chat(asked), options, beginning=beginning, format=body.get("format"),
         keep_alive_s=parse_keep_alive(body.get("keep_alive")), fault=fault_of(request),
     )  # fmt: skip
     return await respond(request, job, _Writing(name, chat=True, context=None), stream=body.get("stream") is not False)

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from quiver.live.backends.mock.answer import ENGINE, body_of, fault_of, json_response, respond
 from quiver.live.backends.mock.engine import Finished
-from quiver.live.backends.mock.options import make_job, parse_options, render_chat
+from quiver.live.backends.mock.options import make_job, parse_options, render_chat, split_beginning
 from quiver.live.backends.mock.runner import EngineError
 
 _numbers = itertools.count(1)
@@ -52,7 +52,10 @@ async def _chat(request: web.Request) -> web.StreamResponse:
     options = parse_options({name: value for name, value in raw.items() if value is not None})
     wanted = body.get("response_format")
     name = str(body.get("model") or "")
-    job = make_job(name, render_chat(flat), options, format=_format(wanted), fault=fault_of(request))
+    asked, beginning = split_beginning(flat)
+    job = make_job(
+        name, render_chat(asked), options, beginning=beginning, format=_format(wanted), fault=fault_of(request)
+    )
     stream_options = body.get("stream_options")
     usage = isinstance(stream_options, dict) and bool(stream_options.get("include_usage"))
     return await respond(request, job, _Writing(name, include_usage=usage), stream=body.get("stream") is True)

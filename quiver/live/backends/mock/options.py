@@ -71,17 +71,24 @@ def parse_keep_alive(raw: Any) -> float | None:
     raise EngineError(400, f'time: invalid duration "{raw}"')
 
 
+def split_beginning(messages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """(messages, beginning of the answer): an assistant's word that comes last is continued, as Ollama and llama-server do."""
+    last = messages[-1] if messages else {}
+    return (messages[:-1], str(last.get("content") or "")) if last.get("role") == "assistant" else (messages, "")
+
+
 def render_chat(messages: Sequence[Mapping[str, Any]]) -> str:
     """The prompt a chat template would make."""
     lines = [f"<|{message.get('role', '')}|>\n{message.get('content') or ''}" for message in messages]
     return "\n".join([*lines, "<|assistant|>\n"])
 
 
-def make_job(model: str, prompt: str, options: Mapping[str, Any], **more: Any) -> Job:
-    """A job from parsed options."""
+def make_job(model: str, prompt: str, options: Mapping[str, Any], *, beginning: str = "", **more: Any) -> Job:
+    """A job from parsed options; the answer continues its `beginning`."""
     return Job(
         model=model,
-        prompt=prompt,
+        prompt=prompt + beginning,
+        beginning=beginning,
         num_predict=options.get("num_predict", -1),
         temperature=options.get("temperature", 0.8),
         seed=options.get("seed"),

@@ -59,6 +59,19 @@ def iterate_tokens(key: bytes, *, diverge_at: int | None = None) -> Iterator[byt
             yield _WORDS[pick % len(_WORDS)].encode()
 
 
+def count_said(key: bytes, beginning: str) -> int | None:
+    """How many of its own first tokens a text begins with; None for somebody else's words."""
+    left, count = beginning.encode("utf-8", "surrogatepass"), 0
+    tokens = iterate_tokens(key)
+    while left:
+        token = next(tokens)
+        if not left.startswith(token):
+            return None
+        left = left[len(token) :]
+        count += 1
+    return count
+
+
 def compute_json_tokens(key: bytes, wanted: Any) -> list[bytes]:
     """A whole JSON answer to `format`, "json" or a JSON Schema, in tokens."""
     words = iterate_tokens(key)
