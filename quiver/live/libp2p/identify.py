@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import quiver
-from quiver.errors import BadSignature, PeerError, QuiverError
+from quiver.errors import BadSignature, PeerError, WireCode
 from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import compute_host_peer_id, encode_public_key
 from quiver.ids import PeerId
@@ -103,9 +103,12 @@ class IdentifyService:
         stream = await self._transport.open(peer, ASK, timeout_s=TIMEOUT_S)
         try:
             told = await self._read(stream)
-        finally:
-            # After the answer, because some peers reset a stream whose dialer ends it first.
-            stream.finish()
+        except BaseException as error:
+            # It may never end by itself, also when nobody waits for it any more.
+            stream.reset(error.wire_code if isinstance(error, PeerError) else WireCode.NONE)
+            raise
+        # After the answer, because some peers reset a stream whose dialer ends it first.
+        stream.finish()
         return self._take(peer, told)
 
     def _take(self, peer: PeerId, told: Identify) -> Identify:
