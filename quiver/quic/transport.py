@@ -124,7 +124,7 @@ class SwarmTransport(Asker):
             task = self._loop.create_task(self._run(handler, self._wrap(link, stream, protocol)), name=protocol.id)
             # Counted until its handler has returned, so that streams opened and reset at once leave no crowd of handlers.
             self._tasks[task] = None
-            task.add_done_callback(partial(self._on_handled, scope))
+            task.add_done_callback(partial(self._on_handled, driver.peer_id, scope))
         else:
             protocol, function, reuses_streams = self._answers[stream.protocol_id]
             stream.on_done = scope.leave_incoming
@@ -144,9 +144,12 @@ class SwarmTransport(Asker):
         link.transmit_soon()
         return False
 
-    def _on_handled(self, scope: StreamScope, task: asyncio.Task[None]) -> None:
+    def _on_handled(self, peer: PeerId, scope: StreamScope, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         scope.leave_incoming()
+        if self.swarm.link_to(peer) is None:
+            # Its last connection went first, and left this peer in the books.
+            self.quota.forget(peer)
 
     async def _run(self, handler: Handler, stream: PeerStream) -> None:
         try:

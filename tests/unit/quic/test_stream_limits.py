@@ -236,6 +236,22 @@ def test_all_books_are_empty_when_everybody_has_left():
     tell(story)
 
 
+def test_a_peer_that_left_before_its_handler_is_forgotten_with_it():
+    async def story(net, a, b):
+        release = asyncio.Event()
+        b.serve(OTHER, lambda stream: release.wait())
+        await a.open(b.peer_id, OTHER, timeout_s=5)
+        await net.settle(0.1)
+        await a.close()
+        await net.settle(1.0)
+        assert not links(b) and b.quota.streams_open == (1, 0)
+        release.set()
+        await net.settle(0.1)
+        assert b.quota.streams_open == (0, 0) and not b.quota._peers
+
+    tell(story)
+
+
 def test_a_peer_that_speaks_first_hears_of_the_stream_at_once():
     async def story(net, a, b):
         async def greet(stream):
