@@ -10,6 +10,7 @@ from typing import Any
 from quiver.aggregator.service import AggregatorService
 from quiver.dht.service import DhtService
 from quiver.gateway.discovery import FindProviders
+from quiver.gateway.hedging import HedgeTerms
 from quiver.gateway.service import GatewayService
 from quiver.ids import ModelId, PeerId
 from quiver.params import Params
@@ -161,12 +162,12 @@ class GatewayNode(Node):
 
     def __init__(
         self, around: Surroundings, name: str, index: int, *, policy: Policy, models: dict[str, ModelId],
-        given: Sequence[PeerInfo] | None,
+        given: Sequence[PeerInfo] | None, hedging: HedgeTerms | None = None,
     ) -> None:  # fmt: skip
         super().__init__(around, name, index)
         self.policy = policy
         self.dht = DhtService(self.runtime)
-        self.service = GatewayService(self.runtime, policy, models, self._finder(given))
+        self.service = GatewayService(self.runtime, policy, models, self._finder(given), hedging=hedging)
 
     def _finder(self, given: Sequence[PeerInfo] | None) -> FindProviders:
         async def find(model: ModelId) -> Sequence[PeerInfo]:

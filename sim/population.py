@@ -94,7 +94,7 @@ class Population:
         self.gateways = [
             GatewayNode(
                 around, f"gateway-{number}", scenario.providers + number, policy=make(), models={MODEL_NAME: MODEL},
-                given=given if scenario.discovery == "given" else None,
+                given=given if scenario.discovery == "given" else None, hedging=scenario.hedging,
             )
             for number in range(scenario.gateways)
         ]  # fmt: skip

@@ -20,6 +20,7 @@ import msgspec
 
 import quiver
 from quiver.errors import UsageError
+from quiver.gateway.hedging import HedgeTerms
 from quiver.params import Params
 from quiver.receipts.fraud.registry import DETECTORS
 from quiver.receipts.fraud.registry import resolve as resolve_detector
@@ -78,6 +79,10 @@ class Scenario:
     links: Plug | tuple[Plug, ...] = ()
     "Further `LinkRule`s, whose delays are added; a class or function is called with (topology, streams)."
     policy: Plug = "power-of-two"
+    hedge_share: float = 0.0
+    "Hedges for each request that gateways may send, on average at most; 0: none."
+    hedge_after_s: float | None = None
+    "Silence before a hedge; None: the 95th percentile of what the gateway saw for such requests."
     hardware: Plug = "consumer"
     "A `Pool` or its name in `sim.hardware`: `consumer` is heterogeneous; a profile (name) makes all providers alike."
     slots: int | None = None
@@ -117,7 +122,7 @@ class Scenario:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, low in (
             ("providers", 1), ("gateways", 1), ("chunk_tokens", 1), ("slots", 1), ("queue_max", 0), ("output_tokens", 1),
-            ("warmup_s", 0), ("drain_s", 0), ("block_time_s", 0), ("clock_skew_ms", 0),
+            ("warmup_s", 0), ("drain_s", 0), ("block_time_s", 0), ("clock_skew_ms", 0), ("hedge_share", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value < math.inf:
@@ -134,6 +139,8 @@ class Scenario:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"scenario {self.name}: {name} must be positive, not {value}")
+        # Refuses numbers that make no sense.
+        _ = self.hedging
         self._check_plugs()
 
     def _check_plugs(self) -> None:
@@ -157,6 +164,11 @@ class Scenario:
             raise UsageError(
                 f"scenario {self.name}: policy is a {type(self.policy).__name__}: give the class, so each gateway makes its own"
             )
+
+    @property
+    def hedging(self) -> HedgeTerms | None:
+        """What gateways do about silent providers."""
+        return HedgeTerms(share=self.hedge_share, after_s=self.hedge_after_s) if self.hedge_share else None
 
     @property
     def link_plugs(self) -> tuple[Plug, ...]:

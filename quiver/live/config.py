@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from quiver.errors import MalformedMessage, UsageError
+from quiver.gateway.hedging import HedgeTerms
 from quiver.gateway.topup import TopUpPolicy
 from quiver.ids import Address, ModelId, model_id_from_digest
 from quiver.live.config_file import Count, NotNegative, Port, Positive, Section, load, read
@@ -172,6 +173,22 @@ class TopUpSection(Section, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
+class HedgingSection(Section, frozen=True, kw_only=True):
+    """`[hedging]`: what a gateway does about a provider that is silent."""
+
+    enabled: bool = False
+    "Ask a second provider, and pay the slower one for what it had sent by then."
+    after_s: Positive | None = None
+    "Silence before that; left out: the time within which `quantile` of such requests had their first token."
+    quantile: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
+    "Second requests for each request, on average at most."
+
+    def terms(self) -> HedgeTerms | None:
+        """As the gateway takes it; None: never."""
+        return HedgeTerms(after_s=self.after_s, quantile=self.quantile, share=self.share) if self.enabled else None
+
+
 class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_field="role"):
     """The node clients talk to."""
 
@@ -179,6 +196,9 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_fi
     "Names clients may ask for, each pinned to a content digest."
     policy: str = "power-of-two"
     "A built-in name, module:Class or file.py:Class."
+    hedging: HedgingSection = HedgingSection()
+    resume: bool = False
+    "When a provider breaks in the middle of an answer, let another one continue the text."
     faucet_credits: NotNegative = 0
     "On the local ledger: deposit this once, when the account is empty."
     http: Http = Http()

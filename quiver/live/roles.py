@@ -145,7 +145,10 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
         def find_providers(model: ModelId) -> Coroutine[Any, Any, Sequence[Any]]:
             return node.dht.find_providers(content_key(model))
 
-        service = GatewayService(runtime, factory(), models, find_providers, detectors=detectors, witnesses=witnesses)
+        service = GatewayService(
+            runtime, factory(), models, find_providers, detectors=detectors, witnesses=witnesses,
+            hedging=config.hedging.terms(), resume=config.resume,
+        )  # fmt: skip
         service.purse.top_up = config.top_up.policy()
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
