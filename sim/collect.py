@@ -57,6 +57,8 @@ class RequestRow(msgspec.Struct, kw_only=True):
         self.quoted_credits = final.quoted_credits
         self.paid_credits = final.paid_credits
         self.attempts = final.attempts
+        self.hedged = final.hedged
+        self.resumed = final.resumed > 0
         if self.finished_s is not None:
             self.e2e_s = self.finished_s - self.arrived_s
         if self.first_token_s is not None and self.finished_s is not None:
@@ -69,6 +71,8 @@ class RequestRow(msgspec.Struct, kw_only=True):
         self.completion_tokens = failure.delivered_tokens
         self.paid_credits = failure.paid_credits
         self.attempts = failure.attempts
+        self.hedged = failure.hedged
+        self.resumed = failure.resumed > 0
         self.error = failure.message
 
 
@@ -160,6 +164,8 @@ class Collector:
             if row is not None:
                 row.outcome = event.outcome
                 row.error = event.error
+                # The one that answered: a hedge may have been sent later, and lost.
+                row.provider = self.name(event.provider) or row.provider
             if event.outcome == "completed":
                 served = self.served.setdefault(event.provider, [0, 0])
                 served[0] += 1
