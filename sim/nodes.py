@@ -162,12 +162,14 @@ class GatewayNode(Node):
 
     def __init__(
         self, around: Surroundings, name: str, index: int, *, policy: Policy, models: dict[str, ModelId],
-        given: Sequence[PeerInfo] | None, hedging: HedgeTerms | None = None,
+        given: Sequence[PeerInfo] | None, detectors: Sequence[Detector] = (), hedging: HedgeTerms | None = None,
     ) -> None:  # fmt: skip
         super().__init__(around, name, index)
         self.policy = policy
         self.dht = DhtService(self.runtime)
-        self.service = GatewayService(self.runtime, policy, models, self._finder(given), hedging=hedging)
+        self.service = GatewayService(
+            self.runtime, policy, models, self._finder(given), detectors=detectors, hedging=hedging
+        )
 
     def _finder(self, given: Sequence[PeerInfo] | None) -> FindProviders:
         async def find(model: ModelId) -> Sequence[PeerInfo]:

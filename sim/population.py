@@ -94,7 +94,8 @@ class Population:
         self.gateways = [
             GatewayNode(
                 around, f"gateway-{number}", scenario.providers + number, policy=make(), models={MODEL_NAME: MODEL},
-                given=given if scenario.discovery == "given" else None, hedging=scenario.hedging,
+                given=given if scenario.discovery == "given" else None,
+                detectors=self.detectors if scenario.distrust else (), hedging=scenario.hedging,
             )
             for number in range(scenario.gateways)
         ]  # fmt: skip
@@ -105,7 +106,7 @@ class Population:
         "Ground truth: who plays what."
         if self.detectors:
             for gateway in self.gateways:
-                gateway.service.purse.book = Book()
+                gateway.service.purse.book = gateway.service.purse.book or Book()
 
     def names(self) -> dict[PeerId, str]:
         """Peer id -> simulated name, of every node."""

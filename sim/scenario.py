@@ -96,6 +96,8 @@ class Scenario:
     "Who plays false, one or several: a name of `sim.adversary`, an object with its numbers, or a class of your own."
     detectors: Plug | tuple[Plug, ...] = ()
     "Fraud detectors, one or several: names, classes, or `all`. They fill `result.evidence`."
+    distrust: bool = False
+    "Gateways act on what the detectors find: whom two of them suspect is passed over while anybody else can serve."
     frames: str = "sized"
     "`encoded` encodes and decodes every frame, `sized` only encodes."
     signatures: str = "modelled"
@@ -159,6 +161,8 @@ class Scenario:
             ADVERSARY.check(plug)
         for plug in self.detector_plugs:
             resolve_detector(plug)
+        if self.distrust and not self.detector_plugs:
+            raise UsageError(f"scenario {self.name}: distrust needs detectors to act on: add detectors='all'")
         check_churn(self.churn)
         if not isinstance(self.policy, str) and not callable(self.policy):
             raise UsageError(
