@@ -33,9 +33,10 @@ class CommitterClosing(Closing):
     async def run(self) -> None:
         """Close every epoch once all shards have, for ever. What was before the very first start is nobody's promise here."""
         clock, store, epoch_ms = self._runtime.clock, self._runtime.store, self._runtime.params.epoch_ms
-        await self._bonding.ensure()
         if self._window.next_open == 0:
+            # Durable before there is a bond: from the moment a shard sees one it promises, also while we are dead.
             await store.commit(self._window.close(clock.utc_ms() // epoch_ms - 1))
+        await self._bonding.ensure()
         while True:
             await self.close_due_epochs()
             await clock.sleep(min(SUBMIT_RETRY_S, (epoch_ms - clock.utc_ms() % epoch_ms) / 1000))

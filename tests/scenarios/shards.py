@@ -117,12 +117,14 @@ class Hall:
         self.around, self.poster = around, poster
         self.sellers = []
 
-    def play(self, story):
+    def play(self, story, *, after_s=2.0):
+        """`after_s` after the start; by then the bond is on the ledger."""
+
         async def main():
             await self.open_channels()
             for node in (self.committer, *self.nodes):
                 await node.start()
-            await self.clock.sleep(2.0)
+            await self.clock.sleep(after_s)
             await story(self)
             self.contract.validate()
             self.books.compare(self.contract)

@@ -11,9 +11,9 @@ from quiver.settlement.challenges import subject_of_omission
 from quiver.settlement.merkle import verify
 from quiver.trace import EpochCommitted, EvidenceRecorded
 from quiver.values.frames import AskBatch, AskEpoch, AskProof, AskShard, Refused
-from quiver.values.ledger import ChallengeOmission, ClaimBatch, Deposit, Fault, Verdict
+from quiver.values.ledger import Bond, ChallengeOmission, ClaimBatch, Deposit, Fault, Verdict
 from sim.signer import SimSigner
-from tests.scenarios.shards import SELLERS, Hall
+from tests.scenarios.shards import PARAMS, SELLERS, Hall
 
 
 def test_accounts_are_dealt_in_equal_ranges_and_in_order():
@@ -121,6 +121,25 @@ def test_a_power_cut_at_any_point_of_handing_over_loses_and_doubles_nothing(who,
             await check_promises(hall, seller, hall.shards.committer)
 
     Hall().play(story)
+
+
+def test_what_shards_promise_while_the_committer_is_dead_after_its_first_bond_is_kept():
+    async def story(hall):
+        hall.committer.crash()
+        # The simulated chain drops what a crashed node had sent; a real one does not.
+        signer = hall.poster
+        bond = Bond(sender=signer.account, amount=20 * PARAMS.slash_credits, signer=signer.session_address)
+        await hall.chain.view(signer.account, signer.peer_id).submit(bond)
+        epoch = hall.epoch()
+        assert len(await hall.hand_in()) == SELLERS
+        await hall.sleep_to_next_epoch()
+        await hall.committer.rise()
+        await hall.clock.sleep(8.0)
+        assert epoch in committed(hall)
+        for seller in hall.sellers:
+            await check_promises(hall, seller, hall.shard_of(seller))
+
+    Hall().play(story, after_s=0.3)
 
 
 def test_who_asks_the_wrong_shard_is_told_the_right_one_and_nothing_is_held_against_it():
