@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from quiver.errors import ReceiptMismatch
 from quiver.selection import reputation
 from quiver.selection.reputation import EVIDENCE_MS_MAX, Reputation
 from quiver.values.evidence import Evidence, SignedEvidence
@@ -49,6 +50,40 @@ def test_hearsay_is_capped_below_a_look_of_our_own_however_many_say_it(held):
 def test_a_stranger_is_not_heard(held):
     assert not held.on_imported(hearsay(WITNESSES[4]))
     assert held.distrust(PEER, 1_000) == 0
+
+
+def test_only_a_new_suspicion_is_news(held):
+    assert held.on_own(evidence()) and not held.on_own(evidence(score=3.0))
+    assert not held.on_own(evidence(score=0.5)) and held.on_own(evidence())
+    assert not held.on_own(evidence("tokens", score=1.0)), "at its threshold nobody is suspicious"
+
+
+@pytest.mark.parametrize(
+    ("until_ms", "name"),
+    [(-1, "evidence_old: its receipts end 24 h ago"), (0, None), (EVIDENCE_MS_MAX + 60_000, None),
+     (EVIDENCE_MS_MAX + 60_001, "evidence_early: its receipts end 60001 ms ahead")],
+)  # fmt: skip
+def test_hearsay_from_yesterday_or_tomorrow_does_not_count(held, until_ms, name):
+    signed = hearsay(WITNESSES[0], until_ms=until_ms)
+    if name is None:
+        held.check_imported(signed, now_ms=EVIDENCE_MS_MAX, clock_skew_ms_max=60_000)
+    else:
+        with pytest.raises(ReceiptMismatch, match=f"^{name}"):
+            held.check_imported(signed, now_ms=EVIDENCE_MS_MAX, clock_skew_ms_max=60_000)
+
+
+def test_a_stranger_is_named(held):
+    with pytest.raises(ReceiptMismatch, match=f"^evidence_foreign: {WITNESSES[4].hex()}"):
+        held.check_imported(hearsay(WITNESSES[4]), now_ms=1_000, clock_skew_ms_max=0)
+
+
+def test_hearsay_is_taken_back_as_a_whole_and_our_own_stays(held):
+    held.on_own(evidence())
+    for peer in (PEER, OTHER):
+        assert held.on_imported(hearsay(WITNESSES[0], peer=peer))
+    assert held.peers() == [OTHER, PEER]
+    held.forget_imported()
+    assert held.peers() == [PEER] and held.distrust(PEER, 1_000) == 0.6
 
 
 def test_old_evidence_is_forgotten(held):
