@@ -12,10 +12,12 @@ import msgspec
 from quiver.errors import UsageError
 from quiver.gateway.budget import read_sales
 from quiver.identity.peer_id import compute_peer_id, peer_id_text
+from quiver.live.chain.spent import read_spent
 from quiver.live.config import GatewayConfig, ProviderConfig
 from quiver.live.settle_desk import Desk, opened_desk
 from quiver.ports import Store
 from quiver.receipts.log import PayerLog, ProviderLog, payer_channels, provider_channels
+from quiver.settlement.books import Move
 from quiver.settlement.earnings import (
     NUMBERS,
     By,
@@ -49,8 +51,11 @@ def read_earnings(desk: Desk, *, by: By, since_ms: int) -> list[Earning]:
     if not isinstance(desk.config, ProviderConfig | GatewayConfig):
         raise UsageError("only a provider and a gateway have earnings: give the config of one")
     pays = isinstance(desk.config, GatewayConfig)
+    books = desk.read_books()
+    spent = read_spent(desk.store, desk.keypair.account, chain_id=desk.network.chain.id)
+    books.moves += [Move(at_ms=one.at_ms, gas_wei=one.gas_wei) for one in spent]
     return compute_earnings(
-        read_reports(desk.store, pays=pays), desk.read_books(), by=by, since_ms=since_ms, pays=pays,
+        read_reports(desk.store, pays=pays), books, by=by, since_ms=since_ms, pays=pays,
         sales=read_sales(desk.store) if pays else {},
     )  # fmt: skip
 

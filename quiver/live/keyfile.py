@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import resource
 import stat
 import struct
 import sys
@@ -35,6 +36,7 @@ _OPS_MAX, _MEMORY_BYTES_MAX = argon2id.OPSLIMIT_SENSITIVE, argon2id.MEMLIMIT_SEN
 
 def create(path: Path, passphrase: bytes | None = None) -> KeyPair:
     """A new random seed in a new file; `UsageError` if the file is already there, because a lost key is lost money."""
+    write_no_core()
     seed = os.urandom(SEED_BYTES)
     write(path, seed if passphrase is None else lock(seed, passphrase))
     return KeyPair(seed)
@@ -50,10 +52,27 @@ def write(path: Path, data: bytes) -> None:
         ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): correct the path") from error
-    with os.fdopen(file, "wb") as opened:
-        opened.write(data)
-        opened.flush()
-        os.fsync(opened.fileno())
+    try:
+        with os.fdopen(file, "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        _keep_name(path)
+    except OSError as error:
+        # Half a key would pass for one, and stand in the way of the next attempt.
+        path.unlink(missing_ok=True)
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): free the disk, or choose another path"
+        ) from error
+
+
+def _keep_name(path: Path) -> None:
+    """A power cut may take a new file's name away even where its bytes are safe."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def load(path: Path) -> KeyPair:
@@ -66,12 +85,19 @@ def load(path: Path) -> KeyPair:
 
 def load_seed(path: Path, passphrase: bytes | None = None) -> bytes:
     """The seed itself: for backups only."""
+    write_no_core()
     data = _read(path, _LOCKED_BYTES)
     if len(data) == SEED_BYTES:
         return data
     if not is_locked(data):
         raise UsageError(f"key file {path} does not hold {SEED_BYTES} bytes: restore it from its backup")
     return unlock(data, read_passphrase(str(path)) if passphrase is None else passphrase, where=str(path))
+
+
+def write_no_core() -> None:
+    """From here on this process and its children leave no memory image when they crash: the seed would be in it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def is_locked(data: bytes) -> bool:
@@ -113,7 +139,10 @@ def read_passphrase(what: str, file: Path | None = None, *, twice: bool = False)
     """From `file`, else from the file QUIVER_PASSPHRASE_FILE names, else from a terminal; `UsageError` where there is none."""
     named = file or (Path(name) if (name := os.environ.get(PASSPHRASE_VARIABLE)) else None)
     if named is not None:
-        passphrase = _read(named, PASSPHRASE_BYTES_MAX).rstrip(b"\r\n")
+        passphrase = _read(
+            named, PASSPHRASE_BYTES_MAX, what="passphrase file",
+            remedy=f"correct --passphrase-file or {PASSPHRASE_VARIABLE}",
+        ).rstrip(b"\r\n")  # fmt: skip
     elif sys.stdin.isatty():
         passphrase = getpass.getpass(f"passphrase of {what}: ").encode()
         if twice and passphrase != getpass.getpass("once more: ").encode():
@@ -125,15 +154,15 @@ def read_passphrase(what: str, file: Path | None = None, *, twice: bool = False)
     return passphrase
 
 
-def _read(path: Path, size_max: int) -> bytes:
+def _read(
+    path: Path, size_max: int, *, what: str = "key file", remedy: str = "make one with `init`, or correct `key`"
+) -> bytes:
     try:
         with open(path, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(size_max + 1)
     except OSError as error:
-        raise UsageError(
-            f"key file {path} cannot be read ({error.strerror}): make one with `init`, or correct `key`"
-        ) from error
+        raise UsageError(f"{what} {path} cannot be read ({error.strerror}): {remedy}") from error
     if mode & 0o077:
-        raise UsageError(f"key file {path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`")
+        raise UsageError(f"{what} {path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`")
     return data

@@ -49,7 +49,7 @@ def add_settle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     made["prove"].add_argument(
         "--max-tokens", type=int, help="of the request: without it, `verify --request` can't check the request's hash"
     )
-    made["prove"].add_argument("--out", type=Path, metavar="FILE", help="instead of standard output")
+    made["prove"].add_argument("--out", type=Path, metavar="FILE", help="instead of standard output; never overwrites")
     _add_earnings(commands)
     # Its own parser reads the rest, its --help too.
     commands.add_parser(
@@ -86,6 +86,7 @@ def run_settle(given: argparse.Namespace) -> int:
 
 async def _settle(given: argparse.Namespace) -> str:
     from quiver.live import settle
+    from quiver.live.init import write_new
     from quiver.live.settle_desk import opened_desk
 
     sends = given.action in ("claim", "exit") or (given.action == "dispute" and given.act)
@@ -105,7 +106,8 @@ async def _settle(given: argparse.Namespace) -> str:
                 bundle = json.dumps(settle.prove(desk, request_id, max_tokens=given.max_tokens), indent=1)
     if given.out is None:
         return bundle
-    given.out.write_text(bundle + "\n", "utf-8")
+    # A slip of the hand must not replace a key or a store.
+    write_new(given.out, bundle + "\n")
     return f"{given.out} is ready; check it with: python -m quiver.live verify {given.out} --root HEX"
 
 

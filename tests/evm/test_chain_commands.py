@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+import time
 
 import msgspec
 import pytest
 
 from quiver.errors import UsageError
 from quiver.live import keyfile
+from quiver.live.chain.deploy import deploy_contract
+from quiver.live.chain.evm import hex_address
+from quiver.live.chain.rpc_client import Rpc
+from quiver.live.chain.sender import Sender
 from quiver.live.config_network import Chain, load_network
 from quiver.live.init import init_network, render_network
 from quiver.params import Params
-from tests.evm.beds import fund
+from sim.store import MemoryStore
+from tests.evm.beds import CAP_WEI, fund
 from tests.evm.compiled import HOUSE
 from tests.evm.node import Node, need_node
+from tests.evm.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +52,27 @@ def command(directory, *arguments):
 def deploy(directory, node, *more):
     key = directory / "aggregator.key"
     return command(directory, "deploy", "--rpc", node.url, "--key", str(key), "--confirmations", "0", *more)
+
+
+def test_a_deployment_that_is_paid_for_is_seen_through_while_the_node_is_away_and_back(directory, node):
+    keypair = keyfile.load(directory / "aggregator.key")
+    fund(node, keypair.account)
+
+    async def story():
+        with Proxy(node.url) as proxy:
+            rpc = Rpc([proxy.url], 4242)
+            sender = Sender(
+                rpc, MemoryStore(), keypair.account, keypair.sign_account, cap_wei=CAP_WEI, stuck_after_s=60.0,
+                now=time.monotonic,
+            )  # fmt: skip
+            proxy.cut += ["eth_sendRawTransaction", "eth_getTransactionReceipt"]
+            contract, _ = await deploy_contract(sender, aggregator=keypair.account, params=Params.minimal())
+            await rpc.close()
+            return contract, proxy.cut
+
+    contract, left = asyncio.run(story())
+    assert left == [] and node.rpc("eth_getCode", hex_address(contract), "latest") != "0x"
+    assert int(node.rpc("eth_getTransactionCount", hex_address(keypair.account), "latest"), 16) == 1
 
 
 def test_a_deployed_contract_is_in_the_new_network_file_and_shows_its_state(directory, node):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from quiver.errors import Unavailable
 from quiver.ids import Address
 from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact
+from quiver.live.chain.rpc_client import quantity
 from quiver.live.chain.sender import Sender
+from quiver.live.log import note
 from quiver.params import Params
 from quiver.settlement.accounts import NOBODY
 from quiver.settlement.terms import Terms
 
 STEP_S = 0.2
+RETRY_S = 2.0
+
+_log = logging.getLogger("quiver.chain")
 
 
 async def deploy_contract(
@@ -28,11 +35,16 @@ async def deploy_contract(
         bytes.fromhex(load_artefact().bytecode[2:]), aggregator=aggregator, terms=Terms.from_params(params), token=token,
         unit=unit,
     )  # fmt: skip
-    before = int(await sender.rpc.call("eth_blockNumber"), 16)
+    before = quantity(await sender.rpc.call("eth_blockNumber"))
     end = await sender.prepare(None, code, 0)
     while not end.done():
-        head = int(await sender.rpc.call("eth_blockNumber"), 16)
-        await sender.step(max(head - confirmations, 0))
+        try:
+            head = quantity(await sender.rpc.call("eth_blockNumber"))
+            await sender.step(max(head - confirmations, 0))
+        except Unavailable as error:
+            # It is paid for: who gave up now would pay for another.
+            note(_log, logging.WARNING, f"the deployment is under way, but cannot be looked after: {error}")
+            await asyncio.sleep(RETRY_S)
         if not end.done():
             await asyncio.sleep(STEP_S)
     made = end.result().contract

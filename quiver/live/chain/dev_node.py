@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from quiver.errors import Unavailable, UsageError
 from quiver.ids import Address
 from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact
-from quiver.live.chain.rpc_client import Rpc, RpcError
+from quiver.live.chain.rpc_client import Rpc, RpcError, quantity
 from quiver.live.config_network import Chain
 from quiver.params import Params
 from quiver.settlement.terms import Terms
@@ -17,6 +17,7 @@ from quiver.settlement.terms import Terms
 # Of the node's coin, for gas and deposits of one account.
 FUNDS_WEI = 10 * 10**18
 POLL_S = 0.1
+MINED_S = 30.0
 # A new block should be there long before a request ends.
 DEVNET_POLL_S = 0.2
 
@@ -40,7 +41,7 @@ class DevNode:
             receipt = await _send(rpc, {"data": "0x" + code.hex()})
             return Chain(
                 kind="rpc", id=rpc.chain_id, contract=receipt["contractAddress"], rpc=(self._url,), confirmations=0,
-                from_block=int(receipt["blockNumber"], 16), poll_s=DEVNET_POLL_S,
+                from_block=quantity(receipt["blockNumber"]), poll_s=DEVNET_POLL_S,
             )  # fmt: skip
 
         return self._run(make)
@@ -60,7 +61,7 @@ class DevNode:
             try:
                 return await work(rpc)
             except RpcError as error:
-                raise UsageError(f"the node at {self._url} refuses: {error.message}") from error
+                raise UsageError(f"the node at {rpc.host} refuses: {error.message}") from error
             finally:
                 await rpc.close()
 
@@ -73,8 +74,14 @@ async def _send(rpc: Rpc, transaction: dict[str, str]) -> dict[str, Any]:
     if not accounts:
         raise UsageError("the node holds no account: a devnet needs a development node, such as anvil")
     sent = await rpc.call("eth_sendTransaction", {"from": accounts[0], **transaction})
-    while (receipt := await rpc.call("eth_getTransactionReceipt", sent)) is None:
-        await asyncio.sleep(POLL_S)
+    try:
+        async with asyncio.timeout(MINED_S):
+            while (receipt := await rpc.call("eth_getTransactionReceipt", sent)) is None:
+                await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"{rpc.host} put {sent} into no block within {MINED_S:g} s: does it mine? Start it without --no-mining"
+        ) from error
     if receipt["status"] != "0x1":
         raise Unavailable(f"the node reverted {sent}")
     return dict(receipt)

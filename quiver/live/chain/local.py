@@ -77,7 +77,7 @@ class LocalLedger:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Several processes of a devnet start at once: one makes the file, the others wait.
-        with open(f"{self._path}.lock", "w") as lock:
+        with open(f"{self._path}.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._reader = connect(self._path)
             self._writer = connect(self._path)

@@ -26,8 +26,7 @@ def check(holds: bool, what: str) -> None:
 
 def take(obj: Any, name: str, size: int) -> bytes:
     """A field of `size` bytes in hex."""
-    data = bytes.fromhex(obj[name])
-    check(len(data) == size, f"{name}: must be {2 * size} hex digits")
+    check(len(data := bytes.fromhex(obj[name])) == size, f"{name}: must be {2 * size} hex digits")
     return data
 
 
@@ -41,6 +40,7 @@ def check_receipt(receipt: Any, request: bytes | None, max_tokens: int | None, r
         body["amount"], body["cum"], body["issued_ms"])).digest()  # fmt: skip
     nacl.bindings.crypto_sign_open(take(receipt, "signature", 64) + digest, key)
     if request is not None:
+        check(max_tokens is not None, "max_tokens: not in the bundle; `settle prove --max-tokens N` puts it there")
         asked = bytes.fromhex(body["request_id"] + body["model"]) + pack(">Q", max_tokens) + sha256(request).digest()
         check(sha256(asked).hexdigest() == body["request_hash"], "request_hash: of another request")
     check(response is None or sha256(response).hexdigest() == body["response_hash"], "response_hash: of another text")
@@ -107,12 +107,12 @@ def main(arguments: list[str] | None = None) -> int:
         digest = check_receipt(bundle["receipt"], sent, bundle["max_tokens"], answer)
         check_inclusion(bundle, digest, bytes.fromhex(given.root.removeprefix("0x")))
         session = recover_session(bundle["receipt"]["body"], bundle["acknowledgement"])
-        check(given.session in (None, session), f"ack_signature: signed by {session}, not by {given.session}")
+        check((given.session or session).lower() == session, f"ack_signature: signed by {session}, not this one")
     except Exception as problem:  # coincurve raises it bare, and whatever a forger writes must end here
         sys.stdout.write(f"does not hold: {type(problem).__name__}: {problem}\n")
         return 1
-    checked = [name for name, data in (("request", sent), ("response", answer)) if data is not None]
-    sys.stdout.write(f"holds: {', '.join(['receipt', *checked])}, acknowledged by {session}, under this root\n")
+    checked = ["receipt", *(name for name in ("request", "response") if getattr(given, name))]
+    sys.stdout.write(f"holds: {', '.join(checked)}, acknowledged by {session}, under this root\n")
     return 0
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from quiver.live.__main__ import main
+from quiver.live.chain.spent import SPENT, Spent, account_prefix
 from quiver.live.client import verify_bundle
-from quiver.settlement.earnings import NUMBERS
-from tests.unit.live.money import ANSWER, BODY, MAX_TOKENS, MODEL, money, request_id
+from quiver.live.config import ProviderConfig
+from quiver.live.earnings import read_earnings
+from quiver.settlement.books import Books
+from quiver.settlement.earnings import NUMBERS, By
+from quiver.settlement.terms import Terms
+from sim.store import MemoryStore
+from tests.unit.live.money import ANSWER, BODY, DAY_MS, MAX_TOKENS, MODEL, money, request_id
 
 VERIFIER = Path(verify_bundle.__file__)
 
@@ -190,6 +200,53 @@ def test_another_root_session_request_or_response_is_named(story, bundle, tmp_pa
     root = [] if "--root" in options else ["--root", story.commitment.root.hex()]
     code, out, _ = run(capsys, "verify", bundle[0], *root, *given)
     assert code == 1 and name in out
+
+
+def test_a_session_is_the_same_in_any_case_and_a_bundle_without_max_tokens_says_what_it_lacks(
+    story, bundle, tmp_path, capsys
+):
+    root, session = ("--root", story.commitment.root.hex()), story.keys["gateway"].session_address.hex()
+    code, out, _ = run(capsys, "verify", bundle[0], *root, "--session", "0x" + session.upper())
+    assert code == 0, out
+    path = tmp_path / "short.json"
+    config = story.config("provider")
+    assert run(capsys, "settle", "prove", "--config", config, "--request", request_id(2).hex(), "--out", path)[0] == 0
+    (tmp_path / "request").write_bytes(BODY)
+    code, out, _ = run(capsys, "verify", path, *root, "--request", tmp_path / "request")
+    assert code == 1 and "`settle prove --max-tokens N` puts it there" in out
+
+
+def test_a_bundle_never_takes_the_place_of_another_file(story, capsys):
+    key = story.directory / "provider.key"
+    before = key.read_bytes()
+    code, _, err = run(
+        capsys, "settle", "prove", "--config", story.config("provider"), "--request", request_id(2).hex(), "--out", key
+    )
+    assert code == 2 and "not overwritten" in err and key.read_bytes() == before
+
+
+def test_gas_that_no_event_shows_is_in_the_report(story, capsys):
+    account, chain_id = story.keys["aggregator"].account, story.network.chain.id
+    store = MemoryStore()
+    prefix = account_prefix(chain_id, account)
+    rows = [(5, 20_000 * DAY_MS, 7), (6, 20_001 * DAY_MS, 30)]
+
+    async def write():
+        for nonce, at_ms, gas_wei in rows:
+            row = msgspec.msgpack.encode(Spent(at_ms=at_ms, gas_wei=gas_wei))
+            await store.commit([(SPENT, prefix + nonce.to_bytes(8, "big"), row)])
+
+    asyncio.run(write())
+    books = Books(account=account, terms=Terms.from_params(story.network.params))
+    keypair = SimpleNamespace(account=account)
+    desk = SimpleNamespace(
+        config=ProviderConfig(key="k", store="s"), keypair=keypair, store=store, network=story.network,
+        read_books=lambda: copy.deepcopy(books),
+    )  # fmt: skip
+    (row,) = read_earnings(desk, by=By.TOTAL, since_ms=0)
+    assert (row.gas_wei, row.net) == (37, 0)
+    days = read_earnings(desk, by=By.DAY, since_ms=20_001 * DAY_MS)
+    assert [(day.key, day.gas_wei) for day in days] == [("2024-10-05", 30)]
 
 
 def _paths(value, path=()):
