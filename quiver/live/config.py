@@ -149,6 +149,8 @@ class AggregatorConfig(NodeConfig, frozen=True, kw_only=True, tag="aggregator", 
 
     faucet_credits: NotNegative = 0
     "On the local ledger: deposit this once, when the account is empty; the bond behind its roots is taken from it."
+    poster_key: str = ""
+    "Of a shard: the key file whose bond stands behind the roots; a shard's promises are signed with it."
     http: AggregatorHttp | None = None
     "Left out: receipts and questions come by libp2p only."
 

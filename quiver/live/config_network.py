@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from quiver.aggregator.shards import Shards
 from quiver.errors import MalformedMessage, UsageError
 from quiver.identity.peer_id import parse_peer_id
 from quiver.ids import ADDRESS_BYTES, Address, PeerId
@@ -43,13 +44,22 @@ class Chain(Section, frozen=True, kw_only=True):
     "What opening a channel costs a payer, for policies to weigh."
 
 
+class ShardAddress(Section, frozen=True, kw_only=True):
+    """`[[aggregator.shards]]`: one of those that take receipts. Its place in the list is its number."""
+
+    address: str
+    "Multiaddr with /p2p."
+
+
 class AggregatorAddress(Section, frozen=True, kw_only=True):
-    """Who commits epochs."""
+    """`[aggregator]`: who commits epochs."""
 
     address: str
     "Multiaddr with /p2p."
     account: str
     "The only account whose commitments the contract takes."
+    shards: tuple[ShardAddress, ...] = ()
+    "Who takes receipts in its place, each of an equal range of provider accounts; none: it takes all itself."
 
 
 class Network(Section, frozen=True, kw_only=True):
@@ -64,13 +74,37 @@ class Network(Section, frozen=True, kw_only=True):
     hash: str = ""
 
     def compute_hash(self) -> str:
-        """Hex SHA-256 over name, chain, contract, aggregator account and params: two nodes with one hash can settle."""
-        parts = (self.name, self.chain.id, self.chain.contract.lower(), self.aggregator.account.lower(), self.params)
+        """Hex SHA-256 over name, chain, contract, aggregator account, params and shards: two nodes with one hash can settle.
+
+        Of shards the peer ids count, in order: they say who takes whose receipts. Where they are may change.
+        """
+        parts: list[object] = [
+            self.name,
+            self.chain.id,
+            self.chain.contract.lower(),
+            self.aggregator.account.lower(),
+            self.params,
+        ]
+        if (shards := self.shards) is not None:
+            parts.append([peer.hex() for peer in shards.peers])
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
     def prefix(self) -> str:
         """What goes into the id of each protocol of ours, so that networks do not mix."""
         return self.compute_hash()[:PREFIX_DIGITS]
+
+    @property
+    def aggregators(self) -> tuple[str, ...]:
+        """Multiaddrs of whoever commits, and of the shards by number."""
+        return (self.aggregator.address, *(shard.address for shard in self.aggregator.shards))
+
+    @property
+    def shards(self) -> Shards | None:
+        """Who takes whose receipts; None where the aggregator itself takes all. `UsageError` for a list that is wrong."""
+        if not self.aggregator.shards:
+            return None
+        committer, *peers = (parse_peer(text, where=f"network {self.name!r}").peer_id for text in self.aggregators)
+        return Shards(committer=committer, peers=tuple(peers))
 
 
 def load_network(path: str | Path) -> Network:
@@ -79,13 +113,17 @@ def load_network(path: str | Path) -> Network:
         network = load(path, Network)
     except UsageError as error:
         raise UsageError(f"{error} (a network file comes from whoever runs the network)") from error
+    for text in (*network.bootstrap, *network.aggregators):
+        parse_peer(text, where=str(path))
+    try:
+        network.compute_hash()
+    except UsageError as error:
+        raise UsageError(f"{path}: [aggregator]: {error}") from error
     if network.hash and network.hash != network.compute_hash():
         raise UsageError(
             f"{path}: its hash is {network.hash[:16]}..., but its content gives {network.compute_hash()[:16]}...: "
             "get the file again from whoever runs the network, or delete the hash to make a network of your own"
         )
-    for text in (*network.bootstrap, network.aggregator.address):
-        parse_peer(text, where=str(path))
     return network
 
 

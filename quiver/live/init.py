@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import peer_id_text
 from quiver.ids import Address
 from quiver.live import keyfile
-from quiver.live.config_network import AggregatorAddress, Chain, Network
+from quiver.live.config_network import AggregatorAddress, Chain, Network, ShardAddress
 from quiver.params import Params
 from quiver.settlement.terms import Terms
 from quiver.wire import multiaddr
@@ -73,17 +73,15 @@ def check_absent(*paths: Path) -> None:
 
 def init_network(
     directory: Path, *, name: str, host: str, bootstrap_port: int, aggregator_port: int, params: Params | None = None,
-    idle_timeout_s: float = 30.0, make_chain: Callable[[Address], Chain] | None = None,
+    shard_ports: Sequence[int] = (), idle_timeout_s: float = 30.0, make_chain: Callable[[Address], Chain] | None = None,
 ) -> Network:  # fmt: skip
-    """`network.toml`, and the two nodes it names: one bootstrap and the aggregator, with fixed ports.
+    """`network.toml`, and the nodes it names: one bootstrap and the aggregator, with fixed ports, and a shard for each of `shard_ports`.
 
     `make_chain` is given the aggregator's account; without it, money is in the local ledger.
     """
+    stems = ("bootstrap", "aggregator", *shard_names(len(shard_ports)))
     check_absent(
-        *(
-            directory / name
-            for name in (NETWORK_FILE, "bootstrap.key", "bootstrap.toml", "aggregator.key", "aggregator.toml")
-        )
+        directory / NETWORK_FILE, *(directory / f"{stem}.{kind}" for stem in stems for kind in ("key", "toml"))
     )
     params = params or Params.default()
     bootstrap = init_role("bootstrap", directory, host=host, port=bootstrap_port, idle_timeout_s=idle_timeout_s)
@@ -91,17 +89,36 @@ def init_network(
         "aggregator", directory, host=host, port=aggregator_port, idle_timeout_s=idle_timeout_s,
         parts=aggregator_parts(faucet_credits=FAUCET_BONDS * Terms.from_params(params).bond_min),
     )  # fmt: skip
+    shards = [
+        ShardAddress(
+            address=_address(
+                init_role(
+                    "aggregator", directory, stem=stem, host=host, port=port, idle_timeout_s=idle_timeout_s,
+                    parts=aggregator_parts(poster_key="aggregator.key"),
+                ),
+                host, port,
+            )
+        )
+        for stem, port in zip(shard_names(len(shard_ports)), shard_ports, strict=True)
+    ]  # fmt: skip
     network = Network(
         name=name,
         bootstrap=(_address(bootstrap, host, bootstrap_port),),
         chain=Chain(path="ledger.sqlite") if make_chain is None else make_chain(aggregator.account),
         aggregator=AggregatorAddress(
-            address=_address(aggregator, host, aggregator_port), account="0x" + aggregator.account.hex()
+            address=_address(aggregator, host, aggregator_port),
+            account="0x" + aggregator.account.hex(),
+            shards=tuple(shards),
         ),
         params=params,
     )
     write_new(directory / NETWORK_FILE, render_network(network))
     return network
+
+
+def shard_names(count: int) -> tuple[str, ...]:
+    """Of their keys and configs, by number."""
+    return tuple(f"shard-{number}" for number in range(count))
 
 
 def _address(keypair: KeyPair, host: str, port: int) -> str:
@@ -153,11 +170,14 @@ idle_timeout_s = {idle}
 {tables}"""
 
 
-def aggregator_parts(*, faucet_credits: int = 0) -> Parts:
-    """Of an aggregator's config."""
+def aggregator_parts(*, faucet_credits: int = 0, poster_key: str = "") -> Parts:
+    """Of an aggregator's config; with `poster_key`, of a shard's."""
     return Parts(
         settings=(
-            "\n# Its roots are taken once it has bonded 20 x slash_credits of network.toml's params.\n"
+            "\n# A shard posts nothing. What it promises, the bond behind the roots answers for.\n"
+            f"poster_key = {_text(poster_key)}    # the key file of the account that network.toml names\n"
+            if poster_key
+            else "\n# Its roots are taken once it has bonded 20 x slash_credits of network.toml's params.\n"
             f"faucet_credits = {faucet_credits}           # play money of a local ledger, deposited once, when the account is empty\n"
         ),
         tables=(
@@ -249,6 +269,14 @@ def render_chain(chain: Chain) -> str:
     )
 
 
+def _render_shards(shards: Sequence[ShardAddress]) -> str:
+    said = "# Who takes receipts: the first those of the lowest accounts. Another list or order is another network.\n"
+    return "".join(
+        f"\n{'' if number else said}[[aggregator.shards]]\naddress = {_text(shard.address)}\n"
+        for number, shard in enumerate(shards)
+    )
+
+
 def render_network(network: Network) -> str:
     """`network.toml` with its hash; params that are the default are left out."""
     defaults = Params.default()
@@ -264,6 +292,7 @@ def render_network(network: Network) -> str:
         f"hash = {_text(network.compute_hash())}\n"
         f"\n{render_chain(network.chain)}"
         f"\n[aggregator]\naddress = {_text(network.aggregator.address)}\naccount = {_text(network.aggregator.account)}\n"
+        f"{_render_shards(network.aggregator.shards)}"
         "\n# Constants of the protocol that differ from the defaults (quiver/params.py).\n[params]\n"
         + "".join(f"{name} = {_value(value)}\n" for name, value in changed.items())
     )

@@ -12,10 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from quiver.aggregator.shards import Shards
 from quiver.dht.service import DhtService
 from quiver.errors import Unavailable, UsageError
 from quiver.identity.peer_id import peer_id_text
-from quiver.ids import PeerId, short
+from quiver.ids import Address, PeerId, short
 from quiver.live import keyfile
 from quiver.live.chain.opening import wait_for_ledger
 from quiver.live.clock import LiveClock
@@ -48,6 +49,14 @@ class Node:
     network: Network
     membership: Membership
     aggregator: PeerId
+    "Who commits epochs."
+    shards: Shards | None
+    "Who takes receipts in its place; None: nobody."
+    signatures: SignaturePool
+
+    def aggregator_of(self, account: Address) -> PeerId:
+        """To whom a provider that is paid to `account` hands its receipts in."""
+        return self.aggregator if self.shards is None else self.shards.peer_of(account)
 
     @property
     def dht(self) -> DhtService:
@@ -62,7 +71,8 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
     network = load_network(network_path)
     keypair = keyfile.load(resolve(path, config.key))
     clock, trace = LiveClock(), LiveTrace()
-    aggregator = await resolve_names(parse_peer(network.aggregator.address, where=str(network_path)))
+    named = [parse_peer(text, where=str(network_path)) for text in network.aggregators]
+    aggregator, *shards = [await resolve_names(info) for info in named]
     async with AsyncExitStack() as stack:
         pool = SignaturePool()
         stack.callback(pool.close)
@@ -85,7 +95,8 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
         await transport.start()
         stack.push_async_callback(transport.close)
         stack.callback(RefusalLog(transport.refused).close)
-        transport.pin(aggregator)
+        for info in (aggregator, *shards):
+            transport.pin(info)
         runtime = Runtime(
             clock=clock, transport=transport, store=store, signer=LiveSigner(keypair, pool), verifier=LiveVerifier(pool),
             ledger=ledger, trace=trace, rng=random.Random(random.SystemRandom().getrandbits(256)), params=network.params,
@@ -99,7 +110,10 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
             transport, runtime, mode=_mode(ways.mode, keypair.peer_id, network), ids=ways.kad_ids(where=str(path))
         )  # fmt: skip
         stack.push_async_callback(membership.close)
-        yield Node(runtime=runtime, network=network, membership=membership, aggregator=aggregator.peer_id)
+        yield Node(
+            runtime=runtime, network=network, membership=membership, aggregator=aggregator.peer_id,
+            shards=network.shards, signatures=pool,
+        )  # fmt: skip
 
 
 def _mode(mode: Mode, peer_id: PeerId, network: Network) -> Mode:

@@ -15,7 +15,9 @@ from typing import Any
 from quiver.aggregator.service import AggregatorService
 from quiver.errors import UsageError
 from quiver.gateway.service import GatewayService
+from quiver.gateway.till import Till
 from quiver.ids import ModelId
+from quiver.live import keyfile
 from quiver.live.backends.ollama import OllamaBackend
 from quiver.live.backends.openai_compatible import OpenAICompatibleBackend
 from quiver.live.config import (
@@ -35,7 +37,8 @@ from quiver.live.http.ledger_door import make_ledger_app
 from quiver.live.http.serve import start
 from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
-from quiver.ports import InferenceBackend
+from quiver.live.signer import LiveSigner
+from quiver.ports import InferenceBackend, Signer
 from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
 from quiver.provider.service import ProviderService
@@ -61,20 +64,44 @@ async def run_bootstrap(config: BootstrapConfig, path: Path, stop: asyncio.Event
 
 
 async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Event) -> None:
-    """Takes receipts, commits epochs."""
+    """Takes receipts, commits epochs; where the network has shards these take the receipts, and one commits for all."""
     async with opened(config, path) as node:
-        account = node.network.aggregator.account.lower()
-        if account != "0x" + node.runtime.signer.account.hex():
-            raise UsageError(
-                f"network.toml names {account} as its aggregator's account, this key's is "
-                f"0x{node.runtime.signer.account.hex()}: use the aggregator's own key file"
-            )
-        await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
-        service = AggregatorService(node.runtime)
-        if service.bonding.missing_credits and (obstacle := service.bonding.find_obstacle()):
+        poster = find_poster(config, path, node)
+        if poster is None:
+            await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
+        service = AggregatorService(node.runtime, shards=node.shards, poster=poster)
+        if poster is not None:
+            note(_log, logging.INFO, "taking receipts as a shard", poster="0x" + poster.account.hex())
+        elif service.bonding.missing_credits and (obstacle := service.bonding.find_obstacle()):
             note(_log, logging.WARNING, f"no bond stands behind our roots: {obstacle}")
         async with _ledger_door(config, path, service, node.runtime):
             await _until(stop, _after_join(node, node.dht.run), service.run(), service.fraud.run())
+
+
+def find_poster(config: AggregatorConfig, path: Path, node: Node) -> Signer | None:
+    """Whose word a shard gives; None for whoever posts himself. `UsageError` for a key that has no place in the network."""
+    account, own = node.network.aggregator.account.lower(), "0x" + node.runtime.signer.account.hex()
+    number = None if node.shards is None else node.shards.number_of(node.runtime.signer.peer_id)
+    if number is None:
+        if config.poster_key:
+            raise UsageError(f"{path}: poster_key is for a shard, and network.toml lists no shard with this node's key")
+        if account != own:
+            raise UsageError(
+                f"network.toml names {account} as its aggregator's account, this key's is {own}: use the aggregator's own "
+                "key file, or list the node under [[aggregator.shards]]"
+            )
+        return None
+    if not config.poster_key:
+        raise UsageError(
+            f"{path}: this node is shard {number}: set poster_key to the key file of {account}, whose bond stands behind the roots"
+        )
+    keypair = keyfile.load(resolve(path, config.poster_key))
+    if account != "0x" + keypair.account.hex():
+        raise UsageError(
+            f"network.toml names {account} as its aggregator's account, that of poster_key {config.poster_key} is "
+            f"0x{keypair.account.hex()}: use the aggregator's own key file"
+        )
+    return LiveSigner(keypair, node.signatures)
 
 
 @asynccontextmanager
@@ -101,13 +128,14 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
     try:
         served = await choose_models(config, backend, str(path))
         async with opened(config, path) as node:
+            payout = config.payout_account(where=str(path))
             service = ProviderService(
                 node.runtime, backend, served, slots=config.slots, queue_max=config.queue_max,
-                hardware=config.hardware, region=config.region, payout=config.payout_account(where=str(path)),
+                hardware=config.hardware, region=config.region, payout=payout,
             )  # fmt: skip
             settler = Settler(
-                node.runtime, service.channels, node.aggregator, policy=config.claims.policy(),
-                payout=config.payout_account(where=str(path)),
+                node.runtime, service.channels, node.aggregator_of(payout or node.runtime.signer.account),
+                policy=config.claims.policy(), payout=payout,
             )  # fmt: skip
             await service.start()
             note(
