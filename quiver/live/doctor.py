@@ -32,6 +32,7 @@ from quiver.live.libp2p.host import Host
 from quiver.live.names import resolve_names
 from quiver.live.roles import choose_models, make_backend, policy_spec
 from quiver.live.stores.choice import find_url
+from quiver.receipts.fraud.registry import resolve as resolve_detector
 from quiver.selection import plugin
 from quiver.values.kad import KadMessage, KadType
 from quiver.wire.protocols import KAD
@@ -53,7 +54,13 @@ async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     findings.append(ok("network", f"{network.name}, hash {network.compute_hash()[:16]}"))
     findings += _transport_ports(config)
     if isinstance(config, GatewayConfig):
-        findings += [_http_port(config), _models(config, path), _policy(config, path), *_tls(config, path)]
+        findings += [
+            _http_port(config),
+            _models(config, path),
+            _policy(config, path),
+            _trust(config, path),
+            *_tls(config, path),
+        ]
     findings.append(await _bootstrap(config, path, network, network_path))
     # Without anybody who answers there is nobody to be dialled by.
     if findings[-1].status is Status.OK and not _is_alone(config, path, network):
@@ -136,6 +143,18 @@ def _policy(config: GatewayConfig, path: Path) -> Finding:
     except QuiverError as error:
         return fail("policy", error)
     return ok("policy", config.policy)
+
+
+def _trust(config: GatewayConfig, path: Path) -> Finding:
+    trust = config.trust
+    try:
+        names = [resolve_detector(policy_spec(plug, path))().name for plug in trust.detector_plugs()]
+        witnesses = len(trust.witness_keys(where=str(path)))
+    except QuiverError as error:
+        return fail("trust", str(error).removeprefix(f"{path}: "))
+    missing = trust.evidence and not resolve(path, trust.evidence).exists()
+    absent = f"; {trust.evidence} is not there yet" if missing else ""
+    return ok("trust", f"detectors: {', '.join(names) or 'none'}; witnesses: {witnesses}{absent}")
 
 
 def _tls(config: GatewayConfig, path: Path) -> list[Finding]:

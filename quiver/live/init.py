@@ -216,6 +216,8 @@ def gateway_parts(
             "# amount = 0                    # of one top-up; 0: a deposit\n"
             "# daily_max_credits = 0         # in one UTC day, opening channels included; 0: no limit\n"
             "# balance_floor = 0             # free credits that are never locked\n"
+            "\n# Whom not to buy from: what detectors find in our own receipts, and, capped, what witnesses signed.\n"
+            '# [trust]\n# detectors = ["all"]\n# witnesses = ["12D3Koo..."]    # peer ids\n# evidence = "evidence.jsonl"   # their lines\n'
         ),
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+from quiver.identity.keys import KeyPair
+from quiver.identity.peer_id import peer_id_text
 from quiver.live import config, doctor, init
 from quiver.live.__main__ import main
 from quiver.live.doctor import Finding, Status
@@ -56,6 +58,29 @@ def test_what_a_gateway_could_not_start_with_is_found(tmp_path, monkeypatch):
     assert "no policy is named 'nope'" in found["policy"].detail and "choose one of" in found["policy"].fix
     path.write_text(path.read_text().replace("\nport = 8080", '\ncertfile = "none.pem"\nport = 8080'))
     assert "none.pem" in examine(path, monkeypatch)["tls"].detail
+
+
+def test_whom_a_gateway_believes_is_checked(tmp_path, monkeypatch):
+    make_provider(tmp_path)
+    init.init_role("gateway", tmp_path, parts=init.gateway_parts({"m:1": "ab" * 32}))
+    path = tmp_path / "gateway.toml"
+    plain, witness = path.read_text(), peer_id_text(KeyPair(b"w" * 32).peer_id)
+
+    def found(trust):
+        path.write_text(f"{plain}\n[trust]\n{trust}\n")
+        return examine(path, monkeypatch)["trust"]
+
+    assert found("").detail == "detectors: none; witnesses: 0"
+    good = f'detectors = ["speed", "tokens"]\nwitnesses = ["{witness}"]\nevidence = "them.jsonl"'
+    assert found(good).detail == "detectors: speed, tokens; witnesses: 1; them.jsonl is not there yet"
+    (tmp_path / "them.jsonl").touch()
+    assert found(good).detail == "detectors: speed, tokens; witnesses: 1"
+    for trust, words in (
+        ('detectors = ["sped"]', "no fraud detector is called 'sped'"),
+        ('detectors = ["all"]\nevidence = "them.jsonl"', "witnesses and evidence belong together"),
+        (good.replace(witness, "nobody"), "[trust] witnesses"),
+    ):
+        assert found(trust).status is Status.FAIL and words in found(trust).detail
 
 
 def test_the_table_shows_the_fix_under_its_finding():
