@@ -88,9 +88,13 @@ class Budget:
         "Ids given in this life; those of earlier ones are in the store."
         self._sales: dict[bytes, Sales] = {}
 
+    def find(self, account: str) -> Account:
+        """As it stands; one nobody knows is empty."""
+        return self.accounts.get(account, Account())
+
     def balance(self, account: str) -> int:
-        """Credits granted and not charged; an account nobody knows has none."""
-        return self.accounts.get(account, Account()).balance
+        """Credits granted and not charged."""
+        return self.find(account).balance
 
     def held(self, account: str) -> int:
         """Credits that open requests may still cost."""
@@ -121,7 +125,7 @@ class Budget:
         if not hold.is_open or not 0 <= credits <= hold.amount:
             raise UsageError(f"{credits} credits of a hold of {hold.amount}, open: {hold.is_open}")
         self.release(hold)
-        before = self.accounts.get(hold.account, Account())
+        before = self.find(hold.account)
         account = self.accounts[hold.account] = msgspec.structs.replace(
             before, charged=before.charged + credits, requests=before.requests + 1
         )
@@ -140,7 +144,7 @@ class Budget:
             raise UsageError(f"a grant needs an account and an id of {GRANT_ID_BYTES} bytes")
         if grant_id in self._grants or self._store.get(GRANTS, grant_id) is not None:
             return []
-        before = self.accounts.get(account, Account())
+        before = self.find(account)
         free = before.balance - self.held(account)
         if amount == 0 or -amount > free or before.granted + amount > CREDITS_MAX:
             raise UsageError(

@@ -27,11 +27,11 @@ class Till:
         self.runtime = runtime
         self.selling = selling
         self.budget = Budget(runtime.store)
-        self._accounts = frozenset(accounts)
+        self.accounts = frozenset(accounts)
 
     def open(self, request: InferenceRequest, principal: Principal, model: ModelId) -> Sale | None:
         """The most the request can cost is held; None for a client that pays nothing. `InsufficientCredit`, `Busy`."""
-        if principal.name not in self._accounts:
+        if principal.name not in self.accounts:
             return None
         slack = self.runtime.params.completion_tokens_slack
         amount = self.selling.compute_max(request, model, slack_tokens=slack)

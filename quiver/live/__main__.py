@@ -19,6 +19,7 @@ from quiver.errors import QuiverError, UsageError
 from quiver.live import config, config_file, process
 from quiver.live.arguments import API_KEY_VARIABLE, make_parser
 from quiver.live.chain_commands import run_chain
+from quiver.live.credit import run_credit
 from quiver.live.keys import run_keys
 from quiver.live.settle_commands import run_earnings, run_settle, run_verify
 
@@ -251,6 +252,7 @@ _COMMANDS = {
     "verify": run_verify,
     "keys": run_keys,
     "chain": run_chain,
+    "credit": run_credit,
     "ollama-mock": run_mock,
 }
 

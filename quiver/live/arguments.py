@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from quiver.live.chain_commands import add_chain
+from quiver.live.credit import add_credit
 from quiver.live.keys import add_keys
 from quiver.live.p2p_arguments import add_p2p
 from quiver.live.settle_commands import add_settle
@@ -54,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_settle(commands)
     add_keys(commands)
     add_chain(commands)
+    add_credit(commands)
     # Its own parser reads the rest, its --help too.
     commands.add_parser(
         "ollama-mock", add_help=False, help="Run an engine that answers as Ollama does, without a model."

@@ -14,6 +14,7 @@ from quiver.gateway.topup import TopUpPolicy
 from quiver.ids import Address, ModelId, model_id_from_digest
 from quiver.live.config_file import Count, NotNegative, Port, Positive, Section, load, read
 from quiver.live.config_network import parse_account
+from quiver.live.config_selling import SellingSection
 from quiver.live.config_trust import TrustSection
 from quiver.live.http.auth import ApiKey
 from quiver.live.libp2p.host import Kind
@@ -71,6 +72,10 @@ class Http(Section, frozen=True, kw_only=True):
     open_access: bool = False
     "Serve other machines without an API key."
     keys: tuple[ApiKey, ...] = ()
+
+    def accounts(self) -> frozenset[str]:
+        """Names of the keys whose requests are paid for, where the gateway sells."""
+        return frozenset(key.name for key in self.keys if not key.free)
 
 
 class AggregatorHttp(Section, frozen=True, kw_only=True):
@@ -205,6 +210,8 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True, tag="gateway", tag_fi
     "On the local ledger: deposit this once, when the account is empty."
     http: Http = Http()
     top_up: TopUpSection = TopUpSection()
+    selling: SellingSection | None = None
+    "Left out: nobody pays this gateway."
     trust: TrustSection = TrustSection()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from quiver.live.config import (
 from quiver.live.config_file import resolve
 from quiver.live.evidence_file import follow_evidence
 from quiver.live.gas_price import follow_gas_price
+from quiver.live.http.admin import admin_door
 from quiver.live.http.app import make_app
 from quiver.live.http.ledger_door import make_ledger_app
 from quiver.live.http.serve import start
@@ -178,6 +179,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             hedging=config.hedging.terms(), resume=config.resume,
         )  # fmt: skip
         service.purse.top_up = config.top_up.policy()
+        service.till = make_till(config, path, runtime, models)
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
             open_access=config.http.open_access, providers=lambda: count_ready(service),
@@ -201,7 +203,20 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             async with asyncio.timeout(FAREWELL_S):
                 await service.close()
 
-        await _until(stop, _after_join(node, discover), before_cancel=goodbye)
+        async with admin_door(service.till, config.selling.admin_port if config.selling is not None else 0):
+            await _until(stop, _after_join(node, discover), before_cancel=goodbye)
+
+
+def make_till(config: GatewayConfig, path: Path, runtime: Runtime, models: Mapping[str, ModelId]) -> Till | None:
+    """What charges clients, if the config says so."""
+    if config.selling is None:
+        return None
+    selling = config.selling.selling(models, where=str(path))
+    if not config.http.accounts():
+        raise UsageError(
+            f"{path}: [selling] needs [[http.keys]] that are not free: an account is the name of an API key"
+        )
+    return Till(runtime, selling, config.http.accounts())
 
 
 def count_ready(service: GatewayService) -> int:

@@ -31,6 +31,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     "Sustained rate; None is unlimited."
     burst: int = 10
     "Requests that may come at once after a pause."
+    free: bool = False
+    "Served without an account, where the gateway sells to others."
 
 
 class Authenticator:

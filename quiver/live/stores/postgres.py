@@ -20,6 +20,7 @@ from psycopg import sql
 from quiver.errors import UsageError
 from quiver.live.stores.group_commit import GroupCommit
 from quiver.live.stores.postgres_url import Server
+from quiver.live.stores.refusal import StoreInUse
 from quiver.live.stores.rows import SCAN_CHUNK_ROWS, Rows, successor
 from quiver.live.stores.version import STORE_VERSION, check_version
 from quiver.ports import Batch
@@ -82,7 +83,7 @@ class PostgresStore:
         deadline = time.monotonic() + LOCK_WAIT_S
         while self._writer.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
             if time.monotonic() > deadline:
-                raise UsageError(f"the store {name} is in use by another process; stop that node or use another key")
+                raise StoreInUse(f"the store {name} is in use by another process; stop that node or use another key")
             time.sleep(_LOCK_POLL_S)
 
     def _migrate(self, name: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quiver.errors import UsageError
 from quiver.live.stores.group_commit import GroupCommit
+from quiver.live.stores.refusal import StoreInUse
 from quiver.live.stores.rows import SCAN_CHUNK_ROWS, Rows, successor
 from quiver.live.stores.version import STORE_VERSION, check_version
 from quiver.ports import Batch
@@ -84,7 +85,7 @@ class SqliteStore:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(file)
-            raise UsageError(
+            raise StoreInUse(
                 f"the store {self._path} is in use by another process; stop that node or choose another path"
             ) from error
         return file
