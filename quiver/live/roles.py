@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from quiver.aggregator.service import AggregatorService
 from quiver.errors import UsageError
 from quiver.gateway.service import GatewayService
-from quiver.gateway.till import Till
 from quiver.ids import ModelId
 from quiver.live import keyfile
 from quiver.live.backends.ollama import OllamaBackend
@@ -38,7 +37,9 @@ from quiver.live.http.ledger_door import make_ledger_app
 from quiver.live.http.serve import start
 from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
+from quiver.live.reminder import remind
 from quiver.live.signer import LiveSigner
+from quiver.live.till import make_till
 from quiver.ports import InferenceBackend, Signer
 from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
@@ -153,6 +154,7 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
 
             await _until(
                 stop, _after_join(node, announce), service.run(), settler.run(),
+                remind(lambda: settler.health, node.runtime.clock),
                 follow_gas_price(config, node.network, settler, node.runtime.clock),
             )  # fmt: skip
     finally:
@@ -184,7 +186,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
             open_access=config.http.open_access, providers=lambda: count_ready(service),
             reachability=lambda: node.membership.reachability.state.value, utc_ms=runtime.clock.utc_ms,
-            monotonic=runtime.clock.now,
+            monotonic=runtime.clock.now, warnings=lambda: len(service.purse.concerns.by_subject),
         )  # fmt: skip
         http = config.http
         files = [str(resolve(path, name)) if name else None for name in (http.certfile, http.keyfile)]
@@ -204,19 +206,10 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
                 await service.close()
 
         async with admin_door(service.till, config.selling.admin_port if config.selling is not None else 0):
-            await _until(stop, _after_join(node, discover), before_cancel=goodbye)
-
-
-def make_till(config: GatewayConfig, path: Path, runtime: Runtime, models: Mapping[str, ModelId]) -> Till | None:
-    """What charges clients, if the config says so."""
-    if config.selling is None:
-        return None
-    selling = config.selling.selling(models, where=str(path))
-    if not config.http.accounts():
-        raise UsageError(
-            f"{path}: [selling] needs [[http.keys]] that are not free: an account is the name of an API key"
-        )
-    return Till(runtime, selling, config.http.accounts())
+            concerns = service.purse.concerns
+            await _until(
+                stop, _after_join(node, discover), remind(lambda: concerns.health, runtime.clock), before_cancel=goodbye
+            )
 
 
 def count_ready(service: GatewayService) -> int:

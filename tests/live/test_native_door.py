@@ -66,6 +66,8 @@ def test_a_typo_is_refused_and_errors_have_a_code():
 def test_health_needs_no_key_and_unknown_paths_are_shaped_by_their_door():
     with doors(keys=[SECRET]) as (url, _):
         assert httpx.get(f"{url}/health").json() == {"status": "ok", "models": 2}
+    with doors(END, warnings=lambda: 1) as (url, _):
+        assert httpx.get(f"{url}/health").json() == {"status": "ok", "models": 2, "warnings": 1}
         assert "message" in httpx.get(f"{url}/v1/nothing").json()["error"]
         assert isinstance(httpx.get(f"{url}/api/nothing").json()["error"], str)
         assert httpx.put(f"{url}/generate").status_code == 405

@@ -31,13 +31,15 @@ def make_app(
     open_access: bool = False,
     providers: Callable[[], int] | None = None,
     reachability: Callable[[], str] | None = None,
+    warnings: Callable[[], int] | None = None,
     utc_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> web.Application:
     """The application; serve it with `quiver.live.http.serve.start`.
 
     Without `keys` only this machine may ask, unless `open_access`. `models` lists (name, digest) of what is served now;
-    `providers` counts those that could be asked, `reachability` says whether other nodes can dial this one: both for `/health`.
+    For `/health`: `providers` counts those that could be asked, `reachability` says whether other nodes can dial this one,
+    `warnings` counts what the operator has to look after.
     """
     params = params or Params.default()
     door = Door(
@@ -49,6 +51,7 @@ def make_app(
         monotonic=monotonic,
         providers=providers,
         reachability=reachability,
+        warnings=warnings,
     )
     app = web.Application(middlewares=[_identify_and_shape_errors], client_max_size=params.body_bytes_max)
     for routes in (openai.OpenAiDoor(door), ollama.OllamaDoor(door), native.NativeDoor(door)):

@@ -82,6 +82,8 @@ class Door:
     "How many providers with an unexpired offer and a channel are known, for `/health`."
     reachability: Callable[[], str] | None = None
     "Whether other nodes can dial this one, for `/health`."
+    warnings: Callable[[], int] | None = None
+    "How many things the operator has to look after, for `/health`; which ones is for the log alone."
 
     def admit(self, request: web.Request) -> Principal:
         """Who asks; `Problem` 401 or 429."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -53,10 +54,13 @@ class NativeDoor:
         return [web.post("/generate", self.generate), web.get("/health", self.health)]
 
     async def health(self, request: web.Request) -> web.Response:
-        """GET /health: for load balancers; needs no key and tells how many models and providers are known, nothing of them."""
-        sources = {"providers": self._door.providers, "reachability": self._door.reachability}
+        """GET /health: for load balancers; needs no key; counts models, providers and warnings, and tells nothing of them."""
+        door = self._door
+        sources: dict[str, Callable[[], int | str] | None] = {
+            "providers": door.providers, "reachability": door.reachability, "warnings": door.warnings,
+        }  # fmt: skip
         known = {name: tell() for name, tell in sources.items() if tell is not None}
-        return json_response({"status": "ok", "models": len(self._door.models()), **known})
+        return json_response({"status": "ok", "models": len(door.models()), **known})
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """POST /generate."""
