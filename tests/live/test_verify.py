@@ -51,7 +51,13 @@ def test_another_text_another_request_another_provider_are_each_named():
 
 
 def test_after_a_resume_the_text_is_not_claimed_to_be_checked():
-    assert verify_receipt({**OBJ, "attempts": 2}, answer="other")["answer_checked"] is False
+    assert verify_receipt({**OBJ, "resumed": 1}, answer="other")["answer_checked"] is False
+
+
+def test_after_a_failover_or_a_hedge_all_of_the_text_is_one_providers():
+    assert verify_receipt({**OBJ, "attempts": 2, "hedged": True}, answer="Hello")["answer_checked"] is True
+    with pytest.raises(ReceiptMismatch, match="response_hash"):
+        verify_receipt({**OBJ, "attempts": 2, "hedged": True}, answer="other")
 
 
 @pytest.mark.parametrize("value", [None, 3, [], {}, "zz", {"body": 1}])

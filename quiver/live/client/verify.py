@@ -40,6 +40,8 @@ def encode_final(final: Final, *, request_id: bytes, max_tokens: int) -> dict[st
         "max_tokens": max_tokens,
         "provider": peer_id_text(final.provider),
         "attempts": final.attempts,
+        "resumed": final.resumed,
+        "hedged": final.hedged,
         "queue_s": final.queue_s,
         "paid_credits": final.paid_credits,
         "quoted_credits": final.quoted_credits,
@@ -73,7 +75,7 @@ def verify_receipt(
     body = signed.body
     # After a resume the last provider signed for its own part only, whose start the client does not know.
     text = answer.encode() if isinstance(answer, str) else answer
-    text = text if _count(obj, "attempts") == 1 else None
+    text = text if _count(obj, "resumed") == 0 else None
     max_tokens = None if sent_body is None else _count(obj, "max_tokens")
     try:
         verify_bundle.check_receipt(obj["receipt"], sent_body, max_tokens, text)
