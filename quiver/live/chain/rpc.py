@@ -150,6 +150,9 @@ class RpcLedger:
         price = deposit.amount * self._mirror.unit
         if self._mirror.token == NOBODY:
             return (await self._send(self.contract, calldata, price)).hash
+        # One of an earlier process needs no allowance, which could take so long to get that the deposit is forgotten by then.
+        if (left := self._taken_up(self.contract, calldata, 0)) is not None:
+            return (await asyncio.shield(left)).hash
         # An allowance is one number: two deposits at once would overwrite each other's.
         async with self._deposits:
             await self._allow(price)
@@ -166,9 +169,14 @@ class RpcLedger:
             approval = selector("approve(address,uint256)") + encode(["address", "uint256"], [spender, price])
             await self._send(self._mirror.token, approval)
 
-    async def _send(self, to: Address, calldata: bytes, value: int = 0) -> Mined:
+    def _taken_up(self, to: Address, calldata: bytes, value: int) -> asyncio.Future[Mined] | None:
         if self._loop is None or self._loop.done():
             raise Unavailable("the ledger is not running: its log says why")
+        return self._need_sender().take_up(to, calldata, value)
+
+    async def _send(self, to: Address, calldata: bytes, value: int = 0) -> Mined:
+        if (left := self._taken_up(to, calldata, value)) is not None:
+            return await asyncio.shield(left)
         # Whoever stops waiting does not take it back: half-written it would be a nonce that nobody fills.
         end = await asyncio.shield(asyncio.ensure_future(self._need_sender().prepare(to, calldata, value)))
         self._wake.set()

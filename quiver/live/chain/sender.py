@@ -73,19 +73,25 @@ class Sender:
         self._contract = contract
         self._failure: QuiverError | None = None
 
-    async def prepare(self, to: Address | None, calldata: bytes, value: int) -> asyncio.Future[Mined]:
-        """Try it, write it down; the future ends when it is final. `SettlementError` if the contract would refuse it.
+    def take_up(self, to: Address, calldata: bytes, value: int) -> asyncio.Future[Mined] | None:
+        """The end of the same call, if an earlier process left it behind: it must not be made twice.
 
-        A call that an earlier process left behind is taken up, not made twice.
+        To be asked before anything is awaited: the call may become final in the meantime, and then nobody remembers it.
         """
-        nonce = None if to is None else self.outbox.adopt(to, calldata, value)
-        if nonce is None:
-            async with self._turn:
-                with self.rpc.reading():
-                    nonce = await self._write(to, calldata, value)
+        nonce = self.outbox.adopt(to, calldata, value)
+        return None if nonce is None else self._end_of(nonce)
+
+    async def prepare(self, to: Address | None, calldata: bytes, value: int) -> asyncio.Future[Mined]:
+        """Try it, write it down; the future ends when it is final. `SettlementError` if the contract would refuse it."""
+        async with self._turn:
+            with self.rpc.reading():
+                nonce = await self._write(to, calldata, value)
         if self._failure is not None:
             # Nobody looks after it any more: the next process will.
             raise self._failure
+        return self._end_of(nonce)
+
+    def _end_of(self, nonce: int) -> asyncio.Future[Mined]:
         return self._ends.setdefault(nonce, asyncio.get_running_loop().create_future())
 
     async def _write(self, to: Address | None, calldata: bytes, value: int) -> int:
