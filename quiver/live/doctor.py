@@ -27,11 +27,13 @@ from quiver.live.config_network import Network, load_network, parse_peer
 from quiver.live.doctor_database import check_database
 from quiver.live.doctor_reachability import reachable
 from quiver.live.finding import Finding, Status, fail, ok
+from quiver.live.http.admin import LOOPBACK
 from quiver.live.http.serve import is_loopback, tls_context
 from quiver.live.libp2p.host import Host
 from quiver.live.names import resolve_names
 from quiver.live.roles import choose_models, make_backend, policy_spec
 from quiver.live.stores.choice import find_url
+from quiver.live.till import make_selling
 from quiver.receipts.fraud.registry import resolve as resolve_detector
 from quiver.selection import plugin
 from quiver.values.kad import KadMessage, KadType
@@ -59,6 +61,7 @@ async def examine(config: NodeConfig, path: Path) -> list[Finding]:
             _models(config, path),
             _policy(config, path),
             _trust(config, path),
+            *_selling(config, path),
             *_tls(config, path),
         ]
     findings.append(await _bootstrap(config, path, network, network_path))
@@ -135,6 +138,27 @@ def _models(config: GatewayConfig, path: Path) -> Finding:
     if not config.models:
         return fail("models", "[models] is empty", 'pin at least one name, as in "llama3:8b" = "DIGEST"')
     return ok("models", ", ".join(config.models))
+
+
+def _selling(config: GatewayConfig, path: Path) -> list[Finding]:
+    try:
+        selling = make_selling(config, path)
+    except QuiverError as error:
+        return [fail("selling", error)]
+    if selling is None or config.selling is None:
+        return []
+    margin = "no margin" if config.selling.margin is None else f"a margin of {config.selling.margin:.2%}"
+    found = [
+        ok(
+            "selling",
+            f"{len(selling.tariffs)} models by the table, {margin} on others; accounts: {', '.join(sorted(config.http.accounts()))}",
+        )
+    ]
+    if config.selling.admin_port:
+        found.append(
+            _port("admin port", socket.SOCK_STREAM, LOOPBACK, config.selling.admin_port, "[selling] admin_port")
+        )
+    return found
 
 
 def _policy(config: GatewayConfig, path: Path) -> Finding:

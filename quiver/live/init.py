@@ -211,6 +211,13 @@ def gateway_parts(
             f"port = {http_port}\n"
             "# Without keys only this machine may ask. sha256: printf %s KEY | sha256sum\n"
             '# [[http.keys]]\n# name = "alice"\n# sha256 = "..."\n# requests_per_s = 5.0\n'
+            "# free = true                   # needs no credit where the gateway sells\n"
+            "\n# What clients pay, credits per 10^6 tokens; an account is an API key's name (`credit add`). Left out: nothing.\n"
+            "# [selling]\n# margin = 0.25                 # on what an answer cost, for models without a price\n"
+            "# admin_port = 8081             # on 127.0.0.1: `credit` while this gateway runs\n"
+            "# [selling.ceiling]             # with a margin: the dearest provider's price that is passed on\n"
+            "# prompt = 100000\n# completion = 300000\n"
+            '# [selling.prices."llama3:8b"]\n# prompt = 80000\n# completion = 240000\n# minimum_credits = 1\n'
             "\n# What may be locked in channels to providers, credits.\n"
             "# [top_up]\n# low_share = 0.5               # a channel with less than this share of a deposit left gets more\n"
             "# amount = 0                    # of one top-up; 0: a deposit\n"

@@ -181,7 +181,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             hedging=config.hedging.terms(), resume=config.resume,
         )  # fmt: skip
         service.purse.top_up = config.top_up.policy()
-        service.till = make_till(config, path, runtime, models)
+        service.till = make_till(config, path, runtime)
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
             open_access=config.http.open_access, providers=lambda: count_ready(service),
