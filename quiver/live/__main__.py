@@ -57,13 +57,15 @@ def run_init(given: argparse.Namespace) -> int:
     directory: Path = given.directory
     if given.role == "network":
         init.init_network(
-            directory, name=given.name, host=given.host, bootstrap_port=given.port, aggregator_port=given.port + 1
-        )
+            directory, name=given.name, host=given.host, bootstrap_port=given.port, aggregator_port=given.port + 1,
+            shard_ports=range(given.port + 2, given.port + 2 + given.shards),
+        )  # fmt: skip
         print(
-            f"{directory / init.NETWORK_FILE} and its bootstrap and aggregator are ready. Give network.toml to others, and start both:\n"
-            f"  python -m quiver.live bootstrap --config {directory}/bootstrap.toml\n"
-            f"  python -m quiver.live aggregator --config {directory}/aggregator.toml"
+            f"{directory / init.NETWORK_FILE} and its bootstrap and aggregator are ready. Give network.toml to others, and start these:\n"
+            f"  python -m quiver.live bootstrap --config {directory}/bootstrap.toml"
         )
+        for name in ("aggregator", *init.shard_names(given.shards)):
+            print(f"  python -m quiver.live aggregator --config {directory}/{name}.toml")
         return process.EXIT_DONE
     if given.kind == "openai" and not given.model:
         raise UsageError("an engine of kind openai tells no digests: give --model NAME=SHA256_OF_ITS_FILE")
@@ -177,7 +179,8 @@ def run_devnet(given: argparse.Namespace) -> int:
     from quiver.live.devnet import Devnet
 
     network = Devnet(
-        given.directory, providers=given.providers, policy=_absolute_policy(given.policy), epoch_ms=given.epoch_ms,
+        given.directory, providers=given.providers, aggregators=given.aggregators,
+        policy=_absolute_policy(given.policy), epoch_ms=given.epoch_ms,
         backend=given.backend, models=_models(given.model), speed=given.speed, http_port=given.http_port,
         store=given.store,
         chain=given.chain,

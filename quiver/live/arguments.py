@@ -76,14 +76,17 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     init.add_argument(
         "role",
         choices=("network", "bootstrap", "aggregator", "provider", "gateway"),
-        help="network: bootstrap + aggregator",
+        help="network: bootstrap + aggregator, and its shards",
     )
     init.add_argument("--directory", type=Path, required=True, metavar="DIR")
     init.add_argument("--name", default="quiver", help="of the network")
     init.add_argument("--network", default="network.toml", metavar="FILE", help="the network file, relative to DIR")
     init.add_argument("--host", default="127.0.0.1", help="address to listen on, IPv4 or IPv6")
     init.add_argument(
-        "--port", type=int, default=4001, help="UDP and TCP port; init network also uses the one after it"
+        "--port", type=int, default=4001, help="UDP and TCP port; init network also uses those after it"
+    )
+    init.add_argument(
+        "--shards", type=int, default=0, metavar="N", help="network: nodes that take receipts in the aggregator's place"
     )
     init.add_argument("--http-port", type=int, default=8080, help="gateway: the clients' port")
     init.add_argument(
@@ -167,6 +170,10 @@ def _add_devnet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--directory", type=Path, metavar="DIR", help="keep files there; without it they are gone afterwards"
     )
     devnet.add_argument("--providers", type=int, default=2, help="how many (default %(default)s)")
+    devnet.add_argument(
+        "--aggregators", type=int, default=1, metavar="N",
+        help="that take receipts (default %(default)s); with more than one, each a share of the providers, and one more commits",
+    )  # fmt: skip
     devnet.add_argument(
         "--policy", default="power-of-two", metavar="NAME", help="of the gateway: a name, module:Class or file.py:Class"
     )

@@ -23,7 +23,8 @@ import msgspec
 
 from quiver.errors import Unavailable, UsageError
 from quiver.live.devnet_chain import DevnetChain
-from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts
+from quiver.live.devnet_ports import HOST, check_free, free_ports
+from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts, shard_names
 from quiver.live.stores.choice import KINDS, VARIABLE, database
 from quiver.params import Params
 
@@ -33,12 +34,12 @@ STOP_S = 6.0
 POLL_S = 0.1
 LOG_TAIL_LINES = 8
 PROVIDERS_MAX = 16
+AGGREGATORS_MAX = 8
 IDLE_TIMEOUT_S = 3.0
 "On one machine a silent peer is a dead one."
 FAUCET_CREDITS = 1_000_000_000
 MOCK_MODEL = "mock:latest"
 MOCK_PARALLEL = 16
-HOST = "127.0.0.1"
 _INVENTORY = {"ollama": "/api/version", "openai": "/v1/models"}
 
 
@@ -59,6 +60,7 @@ class Devnet:
     GPU's pace, 0 never waits). `store` is where nodes keep their state: "sqlite", or "postgres", the server of DATABASE_URL or
     one of our own. `params` replace `devnet_params(epoch_ms)`. `chain` is where money is: "evm", the contract on an
     engine in each node, "local", its model, or the URL of a development node, such as anvil, whose first account pays.
+    With more than one of `aggregators` each is a shard that takes receipts, and one more process commits for them.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Devnet:
         directory: str | Path | None = None,
         *,
         providers: int = 2,
+        aggregators: int = 1,
         policy: str = "power-of-two",
         epoch_ms: int = 5000,
         params: Params | None = None,
@@ -78,6 +81,8 @@ class Devnet:
     ) -> None:
         if not 1 <= providers <= PROVIDERS_MAX:
             raise UsageError(f"a devnet has 1 to {PROVIDERS_MAX} providers, not {providers}")
+        if not 1 <= aggregators <= AGGREGATORS_MAX:
+            raise UsageError(f"a devnet has 1 to {AGGREGATORS_MAX} aggregators, not {aggregators}")
         if models and not backend:
             raise UsageError("models are named for an engine that does not tell them: give its URL as backend")
         if store not in KINDS:
@@ -85,15 +90,16 @@ class Devnet:
         self._temporary = None if directory is not None else tempfile.TemporaryDirectory(prefix="quiver-devnet-")
         self.directory = Path(directory if directory is not None else self._temporary.name)  # type: ignore[union-attr]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        "By name: mock, bootstrap, aggregator, provider-1 ..., gateway."
+        "By name: mock, bootstrap, aggregator, shard-0 ..., provider-1 ..., gateway."
         self.params = params or devnet_params(epoch_ms)
         self.providers = [f"provider-{number + 1}" for number in range(providers)]
+        self.shards = shard_names(aggregators if aggregators > 1 else 0)
         self._chain = DevnetChain(chain, self.directory, self.params)
         self._store, self._database, self._resources = store, dict[str, str](), ExitStack()
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
-        ports = free_ports(3, socket.SOCK_DGRAM)
-        self._bootstrap_port, self._aggregator_port, self._gateway_port = ports
+        ports = free_ports(3 + len(self.shards), socket.SOCK_DGRAM)
+        self._bootstrap_port, self._aggregator_port, self._gateway_port, *self._shard_ports = ports
         mock_port, spare = free_ports(2, socket.SOCK_STREAM)
         self._http_port = http_port or spare
         self._mock_port = mock_port
@@ -106,7 +112,7 @@ class Devnet:
         """Keys and configs; `UsageError` if the directory already holds a network."""
         init_network(
             self.directory, name="devnet", host=HOST, bootstrap_port=self._bootstrap_port,
-            aggregator_port=self._aggregator_port, params=self.params, idle_timeout_s=IDLE_TIMEOUT_S,
+            aggregator_port=self._aggregator_port, shard_ports=self._shard_ports, params=self.params, idle_timeout_s=IDLE_TIMEOUT_S,
             make_chain=self._chain.make,
         )  # fmt: skip
         for name in self.providers:
@@ -152,7 +158,8 @@ class Devnet:
                 "--num-parallel", str(MOCK_PARALLEL),
             )  # fmt: skip
         self._spawn("bootstrap", "bootstrap", "--config", "bootstrap.toml")
-        self._spawn("aggregator", "aggregator", "--config", "aggregator.toml")
+        for name in ("aggregator", *self.shards):
+            self._spawn(name, "aggregator", "--config", f"{name}.toml")
         self._wait("the engine", lambda: get_json(f"{self.backend_url}{_INVENTORY[self._kind]}") is not None, deadline)
         self._write_gateway()
         for name in self.providers:
@@ -272,7 +279,7 @@ class Devnet:
             f"  gateway    {self.gateway_url}   (OpenAI at /v1, Ollama at /api, native at /generate)\n"
             f"  engine     {self.backend_url}\n"
             f"  chain      {self._chain.text}\n"
-            f"  providers  {len(self.providers)}, epochs of {self.params.epoch_ms / 1000:g} s, network {self.directory / NETWORK_FILE}\n"
+            f"  providers  {len(self.providers)}, shards of the aggregator {len(self.shards) or 'none'}, epochs of {self.params.epoch_ms / 1000:g} s, network {self.directory / NETWORK_FILE}\n"
             f"Try: python -m quiver.live client --gateway {self.gateway_url} --model {model} 'Why is the sky blue?'\n"
             f"     OLLAMA_HOST={self.gateway_url} ollama run {model}\n"
             "Ctrl-C stops everything."
@@ -295,43 +302,6 @@ def make_environment() -> dict[str, str]:
 def _close_stdin(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         process.stdin.close()
-
-
-def free_ports(count: int, kind: socket.SocketKind) -> list[int]:
-    """Ports nobody has now; those for UDP are free for TCP too, since a node listens on both.
-
-    Another program may take one before it is bound: then the start fails and says so.
-    """
-    ports: list[int] = []
-    with ExitStack() as stack:
-        while len(ports) < count:
-            sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
-            sock.bind((HOST, 0))
-            port = int(sock.getsockname()[1])
-            if kind is socket.SOCK_DGRAM and not _is_free(stack, port):
-                continue
-            ports.append(port)
-    return ports
-
-
-def _is_free(stack: ExitStack, port: int) -> bool:
-    try:
-        stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)).bind((HOST, port))
-    except OSError:
-        return False
-    return True
-
-
-def check_free(port: int) -> None:
-    """`UsageError` when somebody listens on this TCP port: told at once, not by a gateway's log half a second later."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise UsageError(
-                f"port {port} of {HOST} cannot be used ({error}): is another devnet running? Choose another --http-port, or 0"
-            ) from error
 
 
 def get_json(url: str) -> object | None:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
-import subprocess
-import sys
 from collections import Counter
 from contextlib import nullcontext
 
-import msgspec
 import pytest
 from pymerkle.proof import verify_inclusion
 
-from quiver.aggregator.window import RECEIPTS as RECEIPT_ROWS
-from quiver.aggregator.window import KeptReceipt
 from quiver.identity.keys import KeyPair, verify_session
 from quiver.identity.signing import PROMISE_TAG, promise_digest, receipt_digest
 from quiver.ids import compute_domain
@@ -24,7 +18,6 @@ from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
 from quiver.live.config_network import parse_account, parse_peer
-from quiver.live.devnet import make_environment
 from quiver.live.init import init_network
 from quiver.live.stores.postgres import PostgresStore
 from quiver.live.stores.postgres_url import schema_of
@@ -33,6 +26,7 @@ from quiver.params import Params
 from quiver.runtime import Deadline
 from quiver.settlement.merkle import hash_leaf
 from quiver.values.ledger import Deposit, SubmitEpoch
+from tests.live.aggregators import Aggregator, find_quiet_ports, read_receipts, seen
 from tests.live.postgres import running_server
 from tests.live.seller import Seller
 from tests.unit.settlement.test_merkle import as_pymerkle
@@ -44,47 +38,6 @@ LIFE_S_MAX = 1.0
 # Every so many lives end while the process is still starting.
 EARLY_DEATHS = 5
 START_S = 1.5
-
-
-class Aggregator:
-    """The process. It may be killed and started again."""
-
-    def __init__(self, directory, database_url):
-        self._directory = directory
-        self._environment = {**make_environment(), **({"DATABASE_URL": database_url} if database_url else {})}
-        self.start()
-
-    def start(self):
-        command = [
-            sys.executable,
-            "-m",
-            "quiver.live",
-            "--until-stdin-ends",
-            "aggregator",
-            "--config",
-            "aggregator.toml",
-        ]
-        with open(self._directory / "aggregator.log", "ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self._directory, env=self._environment, stdin=subprocess.PIPE, stderr=log
-            )
-
-    def kill(self):
-        """SIGKILL."""
-        assert self._process.poll() is None, (self._directory / "aggregator.log").read_text()[-2000:]
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
-
-
-async def seen(condition, work=()):
-    """Return once it is so; what ended one of the tasks in `work` ends this too."""
-    async with Deadline(30.0):
-        while not condition():
-            for task in work:
-                if task.done():
-                    task.result()
-            await asyncio.sleep(0.005)
 
 
 class Story:
@@ -213,34 +166,6 @@ class Story:
                     hash_leaf(one.leaf), held.root, as_pymerkle(hash_leaf(one.leaf), one.proof),
                     index=one.proof.index + 1, size=held.count, algorithm="sha256",
                 )  # fmt: skip
-
-
-async def read_receipts(make_store):
-    """(epoch, channel, seq) -> row, from the store a killed process left behind."""
-    store = make_store()
-    try:
-        decoder = msgspec.msgpack.Decoder(KeptReceipt)
-        return {
-            (int.from_bytes(key[:8], "big"), key[8:40], int.from_bytes(key[40:], "big")): decoder.decode(row)
-            for key, row in store.scan(RECEIPT_ROWS)
-        }
-    finally:
-        await store.close()
-
-
-def find_quiet_ports(count):
-    """Ports nobody has, and none that the kernel gives to others while a killed process has let go of them."""
-    ports = []
-    while len(ports) < count:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            try:
-                udp.bind(("127.0.0.1", port))
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-    return ports
 
 
 def kill_and_check(tmp_path, kind, kills, rng):

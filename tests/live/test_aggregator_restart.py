@@ -27,10 +27,10 @@ from quiver.params import Params
 from quiver.runtime import Deadline
 from quiver.values.frames import AskHeads
 from quiver.wire.protocols import RECEIPTS
+from tests.live.aggregators import Aggregator
 from tests.live.many_receipts import make_rows, write
 from tests.live.postgres import running_server
 from tests.live.seller import LIMITS
-from tests.live.test_aggregator_crash import Aggregator
 
 RECEIPTS_KEPT, CHANNELS = 1_000_000, 20_000
 RESTART_S_MAX = 5.0

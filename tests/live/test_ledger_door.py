@@ -23,7 +23,7 @@ from quiver.trace import EvidenceRecorded
 from quiver.values.frames import AskProof, Ingested
 from quiver.values.ledger import Commitment, Deposit, Leaf, Proof
 from quiver.wire.protocols import RECEIPTS
-from tests.live.test_aggregator_crash import Aggregator, find_quiet_ports
+from tests.live.aggregators import Aggregator, find_quiet_ports
 from tests.live.waiting import until
 from tests.unit.aggregator.test_service import World
 
