@@ -6,6 +6,7 @@ What was written arrives once and in order, as far as a stream was not given up;
 from __future__ import annotations
 
 import random
+from functools import partial
 from heapq import heappush
 
 import pytest
@@ -105,7 +106,7 @@ class Talk:
                 self.hear(side, driver)
             if rng.random() < self.cut_chance:
                 self.is_cut = True
-                rng.choice((driver.abandon, lambda s: driver.reset(s, 5)))(stream)
+                rng.choice((driver.abandon, partial(driver.reset, code=5)))(stream)
 
     def hear(self, side, driver):
         while self.ends[side] is not None and (frame := driver.read(self.ends[side])) is not None:
