@@ -160,6 +160,7 @@ def test_a_failure_half_way_is_an_error_event_and_no_done():
         ({"logprobs": True}, "logprobs"),
         ({"extra_headers": {"x-quiver-qos": "best"}}, "interactive"),
         ({"extra_headers": {"x-quiver-timeout-s": "1e9"}}, "at most 300"),
+        ({"extra_headers": {"x-quiver-once": "yes"}}, "use 1 or 0"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(more, says):
@@ -197,6 +198,13 @@ def test_headers_choose_class_of_service_and_deadline():
     with doors("a", END, utc_ms=lambda: 1_000_000) as (url, script):
         ask(url, extra_headers={"x-quiver-qos": "background", "x-quiver-timeout-s": "2.5"})
         assert (script.requests[0].qos, script.requests[0].deadline_ms) == (Qos.BATCH, 1_002_500)
+
+
+def test_a_header_asks_for_one_provider_only():
+    with doors("a", END, "a", END) as (url, script):
+        ask(url)
+        ask(url, extra_headers={"x-quiver-once": "1"})
+        assert [request.once for request in script.requests] == [False, True]
 
 
 def test_the_provider_shown_is_the_one_that_signed():

@@ -8,9 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from quiver import trace
-from quiver.errors import WireCode
+from quiver.errors import UsageError, WireCode
 from quiver.values.frames import Cancel
 from quiver.values.request import Failure, Final, Principal
+from sim import Scenario, World
 from sim.stream import SimStream
 from tests.scenarios.author import PARAMS, Desk, text_of, words
 
@@ -262,3 +263,23 @@ def test_a_failure_tells_that_there_was_a_hedge():
         assert isinstance(failure, Failure) and (failure.hedged, failure.attempts, failure.paid_credits) == (True, 2, 0)
 
     Desk(after_s=0.4).play(story)
+
+
+def test_a_world_hedges_within_its_share_and_its_rows_say_so():
+    tour = Scenario.named("tour").replace(policy="random", load=0.5, hedge_share=0.1, hedge_after_s=0.5)
+    result = World(tour, seed=1).run(progress=False)
+    rows = result.requests
+    hedged = rows[rows["hedged"]]
+    assert 10 < len(hedged) <= 0.1 * len(rows) and not rows["resumed"].any()
+    assert (hedged["attempts"] >= 2).all() and (rows["attempts"] == 1).any()
+    # Each row names the provider that answered, so each provider's rows are what it completed.
+    answered = rows[rows["outcome"] == "completed"].groupby("provider").size()
+    completed = result.providers.set_index("provider")["completed"]
+    assert answered.to_dict() == completed[completed > 0].to_dict()
+    assert result.summary["credits_owed"] == result.summary["credits_paid"] and result.summary["evidence"] == 0
+
+
+@pytest.mark.parametrize("numbers", [{"hedge_share": 1.5}, {"hedge_share": 0.1, "hedge_after_s": 0.0}], ids=str)
+def test_a_scenario_refuses_hedges_that_make_no_sense(numbers):
+    with pytest.raises(UsageError, match="hedg"):
+        Scenario.named("tour").replace(**numbers)

@@ -36,6 +36,8 @@ REQUEST_ID: web.RequestKey[bytes] = web.RequestKey("quiver_request_id", bytes)
 "16 bytes, made when the request arrives."
 TIMEOUT_HEADER = "x-quiver-timeout-s"
 QOS_HEADER = "x-quiver-qos"
+ONCE_HEADER = "x-quiver-once"
+"1: no second provider beside or after the one that answers, whatever the gateway is set to."
 
 T = TypeVar("T")
 
@@ -137,6 +139,7 @@ class Door:
             qos=_qos(request, prompt),
             seed=prompt.seed,
             prefix_hashes=compute_prefix_hashes(prompt.texts),
+            once=_once(request),
         )
 
     def _max_tokens(self, prompt: Prompt) -> int:
@@ -157,6 +160,13 @@ class Door:
         if not 0.0 < wanted <= limit:
             raise Problem(400, f"a timeout of {text or prompt.timeout_s} s: ask for more than 0 and at most {limit:g}")
         return wanted
+
+
+def _once(request: web.Request) -> bool:
+    text = request.headers.get(ONCE_HEADER, "0")
+    if text not in ("0", "1"):
+        raise Problem(400, f"{ONCE_HEADER} is {text!r}: use 1 or 0")
+    return text == "1"
 
 
 def _qos(request: web.Request, prompt: Prompt) -> Qos:
