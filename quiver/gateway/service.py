@@ -147,7 +147,7 @@ class GatewayService:
                     raise
                 except QuiverError as error:
                     return session.failure(error)
-            delay_s = self._hedge_delay_s(session, model)
+            delay_s = None if self.hedging is None else self._hedge_delay_s(session, model, self.hedging)
             try:
                 event = await (session.running[0].next() if delay_s is None else self._compete(session, model, delay_s))
             except (Unavailable, PeerError) as error:
@@ -163,10 +163,10 @@ class GatewayService:
 
     # ---- hedging
 
-    def _hedge_delay_s(self, session: Session, model: ModelId) -> float | None:
-        if self.hedging is None or session.first_token_s is not None or session.hedged or session.is_slowed:
+    def _hedge_delay_s(self, session: Session, model: ModelId, hedging: Hedging) -> float | None:
+        if session.first_token_s is not None or session.hedged or session.is_slowed:
             return None
-        return self.hedging.delay_s(session.request, model)
+        return hedging.delay_s(session.request, model)
 
     async def _compete(self, session: Session, model: ModelId, delay_s: float) -> TokenChunk | Final:
         """The first event of whoever answers first; the other is stopped, and paid for what it had sent."""

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from quiver.errors import UsageError
+from quiver.gateway.hedging import HedgeTerms
 from quiver.live import config, config_file, config_network, init
 from quiver.params import Params
 
@@ -26,6 +27,16 @@ def test_defaults_fill_what_is_not_written(tmp_path):
     loaded = config_file.load(write(tmp_path, gateway()), config.GatewayConfig)
     assert loaded.http.host == "127.0.0.1" and loaded.policy == "power-of-two" and loaded.transport.port == 0
     assert config.load_any(tmp_path / "node.toml") == loaded
+
+
+def test_hedging_and_resuming_are_an_operators_choice(tmp_path):
+    loaded = config_file.load(write(tmp_path, gateway()), config.GatewayConfig)
+    assert loaded.hedging.terms() is None and loaded.resume is False
+    chosen = gateway(head="resume = true\n", more="[hedging]\nenabled = true\nafter_s = 2.0\nshare = 0.1\n")
+    loaded = config_file.load(write(tmp_path, chosen), config.GatewayConfig)
+    assert loaded.hedging.terms() == HedgeTerms(after_s=2.0, quantile=0.95, share=0.1) and loaded.resume is True
+    with pytest.raises(UsageError, match=r"node.toml: .*hedging.share"):
+        config_file.load(write(tmp_path, gateway(more="[hedging]\nshare = 1.5\n")), config.GatewayConfig)
 
 
 def test_an_unknown_key_is_refused_with_file_key_and_the_known_ones(tmp_path):
