@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import pairwise
 
 import pytest
 from eth_abi.abi import encode
 
 from quiver.errors import QuiverError, SettlementError, Unavailable
+from quiver.live.chain import log_reader
 from quiver.live.chain import mirror as mirrors
-from quiver.live.chain.answers import read_refusal
+from quiver.live.chain.answers import Log, read_refusal
 from quiver.live.chain.artefact import selector
 from quiver.live.chain.calls import encode_call
 from quiver.live.chain.envelope import Envelope
 from quiver.live.chain.evm import hex_address
 from quiver.live.chain.fees import Fees
+from quiver.live.chain.logs import ChainLog
 from quiver.live.chain.mirror import Mirror
 from quiver.live.chain.outbox import OUTBOX, Outbox
 from quiver.live.chain.rpc_client import Rpc
@@ -144,6 +147,66 @@ def test_logs_of_a_node_that_has_not_come_to_the_last_block_yet_are_not_taken_fo
             await behind.close()
 
     run(story)
+
+
+def test_what_was_read_before_a_node_failed_is_not_asked_for_again(node, proxy, monkeypatch):
+    monkeypatch.setattr(log_reader, "BLOCKS_MAX", 2)
+
+    async def story():
+        async with opened(node, "payer") as ((ledger,), chain):
+            for amount in range(1, 7):
+                await ledger.submit(deposit(amount))
+            rpc = Rpc([proxy.url], CHAIN_ID)
+            mirror = Mirror(rpc, chain.contract, confirmations=0, own=[PAYER])
+            rounds = 1
+            proxy.cut += ["eth_call"] + 3 * ["eth_getTransactionByHash"]
+            while True:
+                try:
+                    assert await mirror.poll()
+                    break
+                except Unavailable:
+                    assert (mirror.state.number, mirror.events) == (-1, [])
+                    rounds += 1
+            assert rounds == 5
+            # Three answers were lost, each for at most the two blocks of a range; everything else was asked for once.
+            assert 6 <= proxy.heard.count("eth_getTransactionByHash") <= 6 + 3 * 2
+            assert mirror.events == ledger.events(0) and mirror.state.balances[PAYER] == 21
+            assert [event.index for event in mirror.events] == list(range(6))
+            await rpc.close()
+
+    run(story)
+
+
+def test_a_branch_that_was_read_halfway_and_then_left_is_forgotten(node, proxy, monkeypatch):
+    monkeypatch.setattr(log_reader, "BLOCKS_MAX", 2)
+
+    async def story():
+        async with opened(node, "payer") as ((ledger,), chain):
+            for amount in (1, 2, 4):
+                await ledger.submit(deposit(amount))
+            rpc = Rpc([proxy.url], CHAIN_ID)
+            mirror = Mirror(rpc, chain.contract, confirmations=0)
+            proxy.cut.append("eth_call")
+            with pytest.raises(Unavailable):
+                await mirror.poll()
+            assert mirror._progress.number == int(node.rpc("eth_blockNumber"), 16)
+            node.rpc("anvil_reorg", 2, [])
+            await until(lambda: nonce_of(node) >= 1, "the other branch")
+            assert await mirror.poll()
+            assert mirror.state.balances[PAYER] == sum(event.transaction.amount for event in mirror.events) == 1
+            assert mirror.reorganisations == 0
+            await rpc.close()
+
+    run(story)
+
+
+def test_a_part_of_a_range_holds_whole_blocks():
+    logs = [ChainLog(block=block, transaction=bytes(32), log=Log(topics=(), data=b"")) for block in range(60)] * 5
+    logs.sort(key=lambda log: log.block)
+    parts = list(log_reader.Range(last=60, hash="", logs=logs).parts())
+    assert [log for part in parts for log in part] == logs and [len(part) for part in parts] == [100, 100, 100]
+    for before, after in pairwise(parts):
+        assert before[-1].block < after[0].block
 
 
 def test_a_node_that_stands_still_is_left_for_the_next(node, proxy, monkeypatch, caplog):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,16 +23,13 @@ from quiver.live.chain.answers import read_bond, read_challenge, read_channel, r
 from quiver.live.chain.artefact import selector
 from quiver.live.chain.calls import FAULT_NUMBERS
 from quiver.live.chain.history import read_events
-from quiver.live.chain.logs import ChainLog, Touched, find_touched, read_log
-from quiver.live.chain.rpc_client import Rpc, RpcError, quantity
+from quiver.live.chain.log_reader import LogReader
+from quiver.live.chain.logs import Touched, find_touched
+from quiver.live.chain.rpc_client import BATCH_MAX, Rpc, RpcError, quantity
 from quiver.live.log import note
 from quiver.settlement.terms import Terms
 from quiver.values.ledger import BondState, ChallengeState, ChannelState, EpochState, Fault, LedgerEvent
 
-# Blocks one question for logs covers; halved where a node finds that too many.
-BLOCKS_MAX = 2_000
-# And longer again with each answer, by an eighth: what was too many may have been a busy node.
-RANGE_GROWTH = 8
 # Ten blocks of Ethereum, and it happens once in a long while that four of a row are missing.
 STILL_S = 120.0
 
@@ -52,6 +49,19 @@ class State(msgspec.Struct, kw_only=True):
     challenges: dict[tuple[Fault, int, bytes], ChallengeState] = {}
 
 
+class _Progress(msgspec.Struct, kw_only=True):
+    """What was read beyond a state and is not shown yet: logs come range by range, views all at once at the last block."""
+
+    number: int
+    hash: str
+    is_anew: bool
+    "From the first block on, after a reorganisation."
+    first_index: int
+    leaf_counts: dict[int, int]
+    touched: Touched = msgspec.field(default_factory=Touched)
+    events: list[LedgerEvent] = []
+
+
 class Mirror:
     """One contract on one chain. `own` are accounts whose gas is looked up."""
 
@@ -69,7 +79,8 @@ class Mirror:
         self._own = set(own)
         self._confirmations = confirmations
         self._from_block = from_block
-        self._range = BLOCKS_MAX
+        self._logs = LogReader(rpc, contract)
+        self._progress: _Progress | None = None
         self._now = now
         self._moved_s, self._is_still = now(), False
         self._turn = asyncio.Lock()
@@ -144,25 +155,52 @@ class Mirror:
             if await self._is_still_there():
                 return False
             state, events = self._nothing(), []
-        if final <= state.number or (block := await self._block(final)) is None:
+        if final <= state.number:
             return False
-        logs = await self._read_logs(state.number + 1, final)
-        touched = find_touched(logs)
-        leaf_counts = state.leaf_counts | touched.epochs
-        happened = await read_events(
-            self.rpc, logs, contract=self.contract, own=self._own, stake=self.stake, leaf_counts=leaf_counts,
-            first_index=len(events),
-        )  # fmt: skip
-        state = await self._read_state(state, touched, number=final, hash=block["hash"], leaf_counts=leaf_counts)
+        progress = await self._resume(state, len(events), is_anew=is_lost)
+        if progress.number > final:
+            return False
+        await self._read_history(progress, final)
+        state = await self._read_state(state, progress, number=final)
         again = await self._block(final)
-        if again is None or again["hash"] != block["hash"]:
+        if again is None or again["hash"] != progress.hash:
             # Another branch came in between. Nothing of this was shown; the next round reads it again.
+            self._progress = None
             return False
         if is_lost:
             self._report()
-        events += happened
-        self.state, self.events = state, events
+        events += progress.events
+        self.state, self.events, self._progress = state, events, None
         return True
+
+    async def _resume(self, state: State, first_index: int, *, is_anew: bool) -> _Progress:
+        """What an earlier round has read beyond `state` before a node failed, if the chain still has it."""
+        progress = self._progress
+        if progress is not None and progress.hash and progress.is_anew == is_anew:
+            block = await self._block(progress.number)
+            if block is not None and block["hash"] == progress.hash:
+                return progress
+        self._progress = _Progress(
+            number=state.number, hash=state.hash, is_anew=is_anew, first_index=first_index, leaf_counts=dict(state.leaf_counts)
+        )  # fmt: skip
+        return self._progress
+
+    async def _read_history(self, progress: _Progress, final: int) -> None:
+        """Logs and events up to block `final`, a range of blocks after the other: what was read is not asked for again."""
+        while progress.number < final:
+            read = await self._logs.read(progress.number + 1, final)
+            events: list[LedgerEvent] = []
+            for logs in read.parts():
+                touched = find_touched(logs)
+                progress.leaf_counts |= touched.epochs
+                progress.touched.merge(touched)
+                events += await read_events(
+                    self.rpc, logs, contract=self.contract, own=self._own, stake=self.stake,
+                    leaf_counts=progress.leaf_counts,
+                    first_index=progress.first_index + len(progress.events) + len(events),
+                )  # fmt: skip
+            progress.events += events
+            progress.number, progress.hash = read.last, read.hash
 
     async def _is_still_there(self) -> bool:
         """False if the chain holds another block in place of our last one; a node that lags behind says nothing."""
@@ -184,18 +222,17 @@ class Mirror:
     def _nothing(self) -> State:
         return State(number=self._from_block - 1)
 
-    async def _read_state(
-        self, state: State, touched: Touched, *, number: int, hash: str, leaf_counts: dict[int, int]
-    ) -> State:
+    async def _read_state(self, state: State, progress: _Progress, *, number: int) -> State:
         """`state` with what was touched as the contract shows it at the end of a block."""
+        touched = progress.touched
         channels, epochs, challenges = dict(state.channels), dict(state.epochs), dict(state.challenges)
         at = hex(number)
-        for key, output in await self._views("channel(bytes32)", [(one,) for one in touched.channels], at):
+        async for key, output in self._views("channel(bytes32)", [(one,) for one in touched.channels], at):
             _put(channels, key[0], read_channel(key[0], output))
-        for key, output in await self._views("epoch(uint64)", [(one,) for one in touched.epochs], at):
+        async for key, output in self._views("epoch(uint64)", [(one,) for one in touched.epochs], at):
             _put(epochs, key[0], read_epoch(key[0], output))
         keys = {(FAULT_NUMBERS[one[0]], *one[1:]): one for one in touched.challenges}
-        for key, output in await self._views("challenge(uint256,uint64,bytes32)", list(keys), at):
+        async for key, output in self._views("challenge(uint256,uint64,bytes32)", list(keys), at):
             _put(challenges, keys[key], read_challenge(*keys[key], output))
         accounts = dict(touched.accounts)
         for channel in touched.channels:
@@ -203,20 +240,24 @@ class Mirror:
         for challenge in touched.challenges:
             accounts |= dict.fromkeys((challenges[challenge].challenger, epochs[challenge[1]].poster))
         balances, bonds = dict(state.balances), dict(state.bonds)
-        for key, output in await self._views("free(address)", [(one,) for one in accounts], at):
+        async for key, output in self._views("free(address)", [(one,) for one in accounts], at):
             balances[key[0]] = int.from_bytes(output, "big")
-        for key, output in await self._views("bond_of(address)", [(one,) for one in accounts], at):
+        async for key, output in self._views("bond_of(address)", [(one,) for one in accounts], at):
             _put(bonds, key[0], read_bond(key[0], output))
         return State(
-            number=number, hash=hash, channels=channels, epochs=epochs, challenges=challenges, balances=balances,
-            bonds=bonds, leaf_counts=leaf_counts,
+            number=number, hash=progress.hash, channels=channels, epochs=epochs, challenges=challenges, balances=balances,
+            bonds=bonds, leaf_counts=progress.leaf_counts,
         )  # fmt: skip
 
     async def _views(
         self, signature: str, arguments: Sequence[tuple[Any, ...]], at: str
-    ) -> list[tuple[tuple[Any, ...], bytes]]:
-        answers = await self.rpc.results([("eth_call", (self._question(signature, one), at)) for one in arguments])
-        return [(one, bytes.fromhex(answer[2:])) for one, answer in zip(arguments, answers, strict=True)]
+    ) -> AsyncIterator[tuple[tuple[Any, ...], bytes]]:
+        # A batch at a time, so that reading many leaves the loop to others in between.
+        for start in range(0, len(arguments), BATCH_MAX):
+            some = arguments[start : start + BATCH_MAX]
+            answers = await self.rpc.results([("eth_call", (self._question(signature, one), at)) for one in some])
+            for one, answer in zip(some, answers, strict=True):
+                yield one, bytes.fromhex(answer[2:])
 
     def _question(self, signature: str, values: tuple[Any, ...] = ()) -> dict[str, str]:
         types = [name for name in signature[signature.index("(") + 1 : -1].split(",") if name]
@@ -225,33 +266,6 @@ class Mirror:
     async def _block(self, number: int) -> dict[str, Any] | None:
         block: dict[str, Any] | None = await self.rpc.call("eth_getBlockByNumber", hex(number), False)
         return block
-
-    async def _read_logs(self, first: int, last: int) -> list[ChainLog]:
-        logs: list[ChainLog] = []
-        while first <= last:
-            until = min(last, first + self._range - 1)
-            where = {"address": self._address, "fromBlock": hex(first), "toBlock": hex(until)}
-            # Behind one address there may be many nodes, and one that has not come to the last block yet answers with what it has.
-            told, last_block = await self.rpc.batch(
-                [("eth_getLogs", (where,)), ("eth_getBlockByNumber", (hex(until), False))]
-            )
-            if isinstance(told, RpcError):
-                if self._range == 1:
-                    raise told
-                self._range //= 2
-                continue
-            if last_block is None or isinstance(last_block, RpcError):
-                raise Unavailable(f"{self.rpc.host} does not know block {until} yet", retry_after_s=2.0)
-            logs += [self._own_log(one, first, until) for one in told]
-            first = until + 1
-            self._range = min(self._range + self._range // RANGE_GROWTH + 1, BLOCKS_MAX)
-        return logs
-
-    def _own_log(self, data: dict[str, Any], first: int, until: int) -> ChainLog:
-        log = read_log(data)
-        if data["address"].lower() != self._address or not first <= log.block <= until or data.get("removed"):
-            raise ValueError("a log of another contract or block than was asked for")
-        return log
 
 
 def _put(states: dict[Any, Any], key: Any, state: Any) -> None:
