@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from quiver.errors import UsageError
 from quiver.ids import PeerId
-from sim.adversary_aggregators import Censor, Equivocator, Replayer, Withholder
+from sim.adversary_aggregators import Censor, Equivocator, Perjurer, Replayer, Withholder
 from sim.adversary_payers import Runaway
 from sim.adversary_providers import Boaster, Overreporter, Reseller
 from sim.adversary_wash import WashRing
@@ -27,7 +27,7 @@ ADVERSARY = PlugPoint(
     field="adversary",
     builtins={
         "over-report": Overreporter, "boast": Boaster, "resell": Reseller, "wash": WashRing, "run-away": Runaway,
-        "withhold": Withholder, "censor": Censor, "equivocate": Equivocator, "replay-root": Replayer,
+        "withhold": Withholder, "censor": Censor, "equivocate": Equivocator, "replay-root": Replayer, "perjure": Perjurer,
     },
     methods={"corrupt": ("population", "rng")},
 )  # fmt: skip

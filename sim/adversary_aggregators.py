@@ -17,7 +17,7 @@ from quiver.errors import WireCode
 from quiver.ids import ChannelId, PeerId
 from quiver.ports import Handler, ProtocolSpec
 from quiver.settlement.merkle import MerkleTree, hash_leaf
-from quiver.values.frames import AskProof, ProofAnswer, Refused, SubmitReceipts
+from quiver.values.frames import AskProof, Ingested, ProofAnswer, Refused, SubmitReceipts
 from quiver.values.ledger import Commitment, Leaf, SubmitEpoch, Transaction
 from quiver.wire.protocols import RECEIPTS
 from sim.adversary_providers import Around, choose
@@ -78,19 +78,32 @@ class Replayer:
         return turn(population, "replay-root", ledger=Replaying)
 
 
-class Bending(Around):
-    """A transport whose receipts streams lose proofs, or whose victims are told no."""
+@dataclass(frozen=True)
+class Perjurer:
+    """Promises with a key that no bond names, so that nobody can be slashed for what it drops."""
 
-    def __init__(self, inner: Any, *, withholds: bool = False, victims: frozenset[PeerId] = frozenset()) -> None:
+    def corrupt(self, population: Population, rng: random.Random) -> dict[PeerId, str]:
+        """The aggregator."""
+        return turn(population, "perjure", transport=lambda inner: Bending(inner, perjures=True))
+
+
+class Bending(Around):
+    """A transport whose receipts streams lose proofs, carry worthless promises, or whose victims are told no."""
+
+    def __init__(
+        self, inner: Any, *, withholds: bool = False, perjures: bool = False, victims: frozenset[PeerId] = frozenset()
+    ) -> None:
         super().__init__(inner)
         self._withholds = withholds
+        self._perjures = perjures
         self._victims = victims
 
     def serve(self, protocol: ProtocolSpec, handler: Handler) -> None:
         """The receipts protocol is bent, everything else passes."""
 
         async def bent(stream: Any) -> None:
-            await handler(BentStream(stream, withholds=self._withholds, censored=stream.peer_id in self._victims))
+            is_victim = stream.peer_id in self._victims
+            await handler(BentStream(stream, withholds=self._withholds, perjures=self._perjures, censored=is_victim))
 
         self.inner.serve(protocol, bent if protocol.id == RECEIPTS.id else handler)
 
@@ -98,10 +111,19 @@ class Bending(Around):
 class BentStream(Around):
     """One provider's receipts stream."""
 
-    def __init__(self, inner: Any, *, withholds: bool, censored: bool) -> None:
+    def __init__(self, inner: Any, *, withholds: bool, perjures: bool, censored: bool) -> None:
         super().__init__(inner)
         self._withholds = withholds
+        self._perjures = perjures
         self._censored = censored
+
+    async def send(self, frame: Any) -> None:
+        """What the provider gets to hear."""
+        if self._perjures and isinstance(frame, Ingested) and frame.promise is not None:
+            # Somebody else's signature, as far as the bond's signer goes.
+            other = bytes(byte ^ 1 for byte in frame.promise.signature)
+            frame = msgspec.structs.replace(frame, promise=msgspec.structs.replace(frame.promise, signature=other))
+        await self.inner.send(frame)
 
     async def receive(self) -> Any:
         """What the role gets to hear."""

@@ -137,7 +137,9 @@ class ProviderNode(Node):
             self.runtime, self._make_backend(), self.served, slots=self.slots, queue_max=self._queue_max,
             hardware=self.profile.name, region=self.region,
         )  # fmt: skip
-        self.settler = Settler(self.runtime, self.service.channels, self._aggregator)
+        self.settler = Settler(
+            self.runtime, self.service.channels, self._aggregator, poster=self.around.chain.contract.aggregator
+        )
         self.dht = DhtService(self.runtime)
 
     async def start(self, known: Sequence[PeerInfo], *, announce: bool) -> None:

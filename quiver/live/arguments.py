@@ -82,9 +82,7 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     init.add_argument("--name", default="quiver", help="of the network")
     init.add_argument("--network", default="network.toml", metavar="FILE", help="the network file, relative to DIR")
     init.add_argument("--host", default="127.0.0.1", help="address to listen on, IPv4 or IPv6")
-    init.add_argument(
-        "--port", type=int, default=4001, help="UDP and TCP port; init network also uses those after it"
-    )
+    init.add_argument("--port", type=int, default=4001, help="UDP and TCP port; init network also uses those after it")
     init.add_argument(
         "--shards", type=int, default=0, metavar="N", help="network: nodes that take receipts in the aggregator's place"
     )

@@ -29,6 +29,7 @@ from quiver.live.config import (
     parse_digest,
 )
 from quiver.live.config_file import resolve
+from quiver.live.config_network import parse_account
 from quiver.live.evidence_file import follow_evidence
 from quiver.live.gas_price import follow_gas_price
 from quiver.live.http.admin import admin_door
@@ -137,6 +138,7 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
             )  # fmt: skip
             settler = Settler(
                 node.runtime, service.channels, node.aggregator_of(payout or node.runtime.signer.account),
+                poster=parse_account(node.network.aggregator.account, where=config.network),
                 policy=config.claims.policy(), payout=payout,
             )  # fmt: skip
             await service.start()

@@ -47,10 +47,14 @@ class Settler:
         channels: dict[ChannelId, ProviderChannel],
         aggregator: PeerId,
         *,
+        poster: Address,
         policy: ClaimPolicy | None = None,
         payout: Address | None = None,
     ) -> None:
-        """`payout` is the account channels pay; None: the node's own."""
+        """`poster` is the account that posts roots, whose bond answers for the aggregator's promises.
+
+        `payout` is the account channels pay; None: the node's own.
+        """
         self.runtime = runtime
         self.channels = channels
         self.aggregator = aggregator
@@ -60,7 +64,7 @@ class Settler:
         self.gas_price_wei = 0
         "What gas costs now; set by whoever knows the chain."
         self.leaves = Leaves.load(runtime.store)
-        self.watcher = Watcher(runtime, channels, self.leaves)
+        self.watcher = Watcher(runtime, channels, self.leaves, aggregator=aggregator, poster=poster)
         self._payout = payout or runtime.signer.account
         self._due = DueSince.load(runtime.store)
         self._batch_id = 0
@@ -175,9 +179,8 @@ class Settler:
     async def _on_ingested(self, channel: ProviderChannel, batch: SubmitReceipts, answer: Ingested) -> None:
         channel_id = channel.state.channel
         rows = [*channel.log.on_ingested(batch), *self.leaves.on_ingested(channel_id, answer.epoch)]
-        promise = answer.promise
-        if promise is not None and (promise.channel, promise.epoch) == (channel_id, answer.epoch):
-            rows += self.watcher.docket.on_promise(promise)
+        if answer.promise is not None:
+            rows += await self.watcher.on_promise(answer.promise, batch.acknowledgement, answer.epoch)
         await self.runtime.store.commit(rows)
 
     async def _ask_proof(self, stream: Stream, channel_id: ChannelId, epoch: int) -> None:

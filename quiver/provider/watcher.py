@@ -6,15 +6,19 @@ Rules of this file: it awaits and moves values; every rule is in watch.
 from __future__ import annotations
 
 from quiver.concerns import Concerns
-from quiver.errors import QuiverError, SettlementError
-from quiver.ids import ChannelId
+from quiver.errors import PeerError, QuiverError, SettlementError
+from quiver.identity.peer_id import peer_id_text
+from quiver.ids import Address, ChannelId, PeerId
+from quiver.ports import Batch
 from quiver.provider.channel import ProviderChannel
 from quiver.provider.leaves import Leaves
 from quiver.provider.watch import Asked, Docket, Step, judge_leaf, judge_promise
+from quiver.receipts.promises import check_promise, verify_commitment, verify_promise
 from quiver.runtime import Runtime
 from quiver.settlement.challenges import subject_of_omission
 from quiver.settlement.merkle import hash_leaf
 from quiver.settlement.terms import Terms
+from quiver.trace import EvidenceRecorded
 from quiver.values.ledger import (
     AnswerLeaf,
     ChallengeOmission,
@@ -26,6 +30,7 @@ from quiver.values.ledger import (
     SignedCommitment,
     Transaction,
 )
+from quiver.values.receipt import Acknowledgement
 
 # After a restart at most this many events are read again, so that not every round of a quiet provider costs a write.
 EVENTS_REREAD_MAX = 1000
@@ -34,15 +39,56 @@ EVENTS_REREAD_MAX = 1000
 class Watcher:
     """Shares the settler's leaves and channels. `concerns` say what an operator has to look after."""
 
-    def __init__(self, runtime: Runtime, channels: dict[ChannelId, ProviderChannel], leaves: Leaves) -> None:
+    def __init__(
+        self, runtime: Runtime, channels: dict[ChannelId, ProviderChannel], leaves: Leaves, *, aggregator: PeerId, poster: Address
+    ) -> None:  # fmt: skip
+        """`poster` is whose bond answers for what `aggregator` promises."""
         self.docket = Docket.load(runtime.store)
         self.concerns = Concerns(runtime)
         self._runtime = runtime
+        self._aggregator, self._poster = aggregator, poster
         self._channels = channels
         self._leaves = leaves
         self._terms = Terms.from_params(runtime.params)
         self._asked: dict[tuple[ChannelId, int], Asked] = {}
         self._bad_heads: dict[int, SignedCommitment] = {}
+
+    async def on_promise(self, promise: Promise, ack: Acknowledgement, epoch: int) -> Batch:
+        """The aggregator took receipts up to `ack` into `epoch`, and this is its word for it. What to commit.
+
+        A word that no bond answers for is none: it would be found out when it has to be accused, and that is too late.
+        """
+        runtime = self._runtime
+        bond = runtime.ledger.bond(self._poster)
+        if bond is None:
+            # As far as our view of the ledger goes; it may be behind the aggregator's. The next one can be checked.
+            return []
+        try:
+            check_promise(promise, ack, epoch)
+            await verify_promise(runtime.verifier, runtime.ledger, promise, bond.signer)
+        except PeerError as error:
+            name = self._record(error)
+            self.concerns.warn(
+                "promises",
+                f"{peer_id_text(self._aggregator)} promises what its bond does not answer for ({name}): what it then leaves "
+                "out of a root is claimed directly, and nobody is slashed for it",
+            )
+            return []
+        self.concerns.clear("promises")
+        return self.docket.on_promise(promise)
+
+    def _record(self, error: PeerError) -> str:
+        runtime, name = self._runtime, str(error).partition(":")[0]
+        runtime.trace.emit(
+            EvidenceRecorded(
+                at_s=runtime.clock.now(),
+                node=runtime.signer.peer_id,
+                peer=self._aggregator,
+                kind=name,
+                detail=str(error),
+            )
+        )
+        return name
 
     def on_asked(self, channel: ChannelId, epoch: int, asked: Asked) -> None:
         """The aggregator was asked for this leaf, its root being posted."""
@@ -66,7 +112,7 @@ class Watcher:
             await self._judge_leaf(leaf)
         for epoch, signed in list(self._bad_heads.items()):
             del self._bad_heads[epoch]
-            await self._send(ProveBadHead(sender=self._runtime.signer.account, signed=signed), f"head of epoch {epoch}")
+            await self._judge_head(epoch, signed)
 
     async def _read_events(self) -> None:
         ledger = self._runtime.ledger
@@ -104,6 +150,20 @@ class Watcher:
             await runtime.store.commit(self.docket.forget_promise(promise))
             self._asked.pop(key, None)
             self.concerns.clear(name)
+
+    async def _judge_head(self, epoch: int, signed: SignedCommitment) -> None:
+        """Two roots by one signer are proof; one that somebody made up is worth no transaction."""
+        runtime, ledger = self._runtime, self._runtime.ledger
+        posted = ledger.epoch(epoch)
+        bond = None if posted is None else ledger.bond(posted.poster)
+        if bond is None:
+            return
+        try:
+            await verify_commitment(runtime.verifier, ledger, signed, bond.signer)
+        except PeerError as error:
+            self._record(error)
+            return
+        await self._send(ProveBadHead(sender=runtime.signer.account, signed=signed), f"head of epoch {epoch}")
 
     async def _judge_leaf(self, leaf: Leaf) -> None:
         runtime = self._runtime

@@ -5,12 +5,12 @@ Both are signed by the key its bond names, and worth money only against the root
 
 from __future__ import annotations
 
-from quiver.errors import BadSignature
+from quiver.errors import BadSignature, ReceiptMismatch
 from quiver.identity.signing import COMMITMENT_TAG, PROMISE_TAG, commitment_digest, promise_digest
 from quiver.ids import Address, ChannelId, compute_domain
 from quiver.ports import Ledger, Signer, Verifier
 from quiver.values.ledger import Commitment, Promise, SignedCommitment
-from quiver.values.receipt import ChannelHead
+from quiver.values.receipt import Acknowledgement, ChannelHead
 
 
 async def sign_promise(signer: Signer, ledger: Ledger, *, epoch: int, channel: ChannelId, head: ChannelHead) -> Promise:
@@ -21,6 +21,20 @@ async def sign_promise(signer: Signer, ledger: Ledger, *, epoch: int, channel: C
         epoch=epoch, channel=channel, cum=head.cum, seq=head.seq, head=head.head,
         signature=await signer.sign_session(digest),
     )  # fmt: skip
+
+
+def check_promise(promise: Promise, ack: Acknowledgement, epoch: int) -> None:
+    """`ReceiptMismatch` unless it promises for `epoch` what `ack`, under which receipts were taken, speaks of, or more.
+
+    Names: promise_other, promise_short.
+    """
+    if (promise.channel, promise.epoch) != (ack.channel, epoch):
+        raise ReceiptMismatch(
+            f"promise_other: receipts were taken into epoch {epoch}, the promise is for {promise.epoch}"
+        )
+    same_place = (promise.cum, promise.head) == (ack.cum, ack.head)
+    if promise.seq < ack.seq or (promise.seq == ack.seq and not same_place):
+        raise ReceiptMismatch(f"promise_short: receipts up to {ack.seq} were taken, the promise does not reach them")
 
 
 async def verify_promise(verifier: Verifier, ledger: Ledger, promise: Promise, signer: Address) -> None:

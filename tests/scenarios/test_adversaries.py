@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quiver.errors import UsageError
+from quiver.trace import EvidenceRecorded
 from quiver.values.ledger import ClaimDirect
 from sim import Scenario, World
 from sim.adversary import ADVERSARY
@@ -107,6 +108,21 @@ def test_a_bad_aggregator_delays_pay_and_never_moves_it(name):
             claim_the_rest(contract, node, channel, now_ms)
             assert contract.channel(channel.state.channel).paid == channel.log.acknowledged.cum
     contract.validate()
+
+
+def test_a_word_that_no_bond_answers_for_is_seen_when_it_is_given(honest):
+    world = World(BASE.replace(adversary="perjure"), seed=1)
+    seen = []
+    world.trace.subscribe(lambda event: seen.append(event) if isinstance(event, EvidenceRecorded) else None)
+    result = world.run(progress=False)
+    served = [node for node in world.providers if any(one.log.last for one in node.service.channels.values())]
+    assert {(event.node, event.peer, event.kind) for event in seen} == {
+        (node.peer_id, world.aggregator.peer_id, "promise_signature") for node in served
+    }
+    for node in served:
+        assert node.settler.watcher.docket.promises == [] and "(promise_signature)" in node.settler.health
+    # Its roots are as good as ever: only the word was worthless.
+    assert result.summary["credits_paid"] == honest.summary["credits_paid"] > 0
 
 
 def claim_the_rest(contract, node, channel, now_ms):

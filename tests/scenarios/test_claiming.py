@@ -298,7 +298,9 @@ def test_channels_pay_the_payout_account_and_those_of_before_are_still_served_an
         )  # fmt: skip
         node.service, node.settler = (
             service,
-            Settler(node.runtime, service.channels, stage.aggregator.peer_id, payout=cold),
+            Settler(
+                node.runtime, service.channels, stage.aggregator.peer_id, poster=stage.contract.aggregator, payout=cold
+            ),
         )
         await node.start([], announce=False)
         await stage.clock.sleep(EPOCH_S)
