@@ -34,6 +34,8 @@ class SellingSection(Section, frozen=True, kw_only=True):
     "Any other model is sold at what it cost and this share of it; rounded to a millionth."
     ceiling: TariffSection | None = None
     "With a margin: the dearest price of a provider that is passed on to a client."
+    prepay_min_credits: NotNegative = 0
+    "The least that is taken at once from a client's channel to this gateway's account: a claim costs gas. 0: none is taken."
     admin_port: Port = 0
     "On 127.0.0.1, for `credit` while the gateway runs; 0: it has to be stopped for that."
 

@@ -56,16 +56,38 @@ def add_credit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             action.add_argument(
                 "--id", default="", metavar="HEX", help="32 hex digits: the same again gives nothing twice (a new one)"
             )
+    _add_pay(actions)
+
+
+def _add_pay(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "a client: pay in by a channel to the gateway's account, from a chain account of one's own"
+    pay = actions.add_parser("pay", help=text, description=f"{text}; the API key is in QUIVER_API_KEY")
+    pay.add_argument("amount", type=int, metavar="AMOUNT", help="credits; those the account lacks are bought first")
+    pay.add_argument("--network", type=Path, required=True, metavar="FILE", help="network.toml")
+    pay.add_argument(
+        "--key", type=Path, required=True, metavar="FILE", help="of the account that pays; no node may run on it"
+    )
+    pay.add_argument("--gateway", default="http://127.0.0.1:8080", metavar="URL")
+    pay.add_argument("--json", action="store_true", help="one JSON value")
 
 
 def run_credit(given: argparse.Namespace) -> int:
     """One action."""
 
     async def main(stop: asyncio.Event) -> int:
-        sys.stdout.write(await _show(given) + "\n")
+        sys.stdout.write(await (_pay(given) if given.action == "pay" else _show(given)) + "\n")
         return process.EXIT_DONE
 
     return process.run(main)
+
+
+async def _pay(given: argparse.Namespace) -> str:
+    from quiver.live.credit_pay import pay
+
+    answer = await pay(given)
+    if given.json:
+        return msgspec.json.encode(answer).decode()
+    return f"{answer['given']:,} credits paid in; account {answer['account']!r} holds {answer['balance']:,}"
 
 
 async def _show(given: argparse.Namespace) -> str:

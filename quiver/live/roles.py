@@ -40,7 +40,7 @@ from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
 from quiver.live.reminder import remind
 from quiver.live.signer import LiveSigner
-from quiver.live.till import make_till
+from quiver.live.till import credit_doors, make_prepay, make_till
 from quiver.ports import InferenceBackend, Signer
 from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
@@ -184,11 +184,13 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
         )  # fmt: skip
         service.purse.top_up = config.top_up.policy()
         service.till = make_till(config, path, runtime)
+        prepay = make_prepay(config, service.till)
         app = make_app(
             service, models=lambda: list(service.models.items()), keys=config.http.keys, params=runtime.params,
             open_access=config.http.open_access, providers=lambda: count_ready(service),
             reachability=lambda: node.membership.reachability.state.value, utc_ms=runtime.clock.utc_ms,
             monotonic=runtime.clock.now, warnings=lambda: len(service.purse.concerns.by_subject),
+            more=credit_doors(service.till, prepay),
         )  # fmt: skip
         http = config.http
         files = [str(resolve(path, name)) if name else None for name in (http.certfile, http.keyfile)]
@@ -199,6 +201,8 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
             async with Nursery() as nursery:
                 nursery.start(node.dht.run())
                 nursery.start(service.run())
+                if prepay is not None:
+                    nursery.start(prepay.run())
                 if trust.evidence and service.suspicion is not None:
                     nursery.start(follow_evidence(resolve(path, trust.evidence), service.suspicion, runtime.clock))
 

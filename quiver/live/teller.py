@@ -44,6 +44,10 @@ class Teller:
         await self._store.commit(rows)
         return self.view(account)
 
+    def sells_to(self, account: str) -> bool:
+        """Whether this name pays."""
+        return account in self._accounts
+
     def view(self, account: str) -> AccountView:
         """As it stands now."""
         known = self._budget.find(account)

@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from quiver.live import keyfile
 from quiver.live.devnet import MOCK_MODEL, Devnet, free_ports, make_environment
 from tests.live.network import inject
 from tests.live.waiting import until
@@ -31,6 +32,7 @@ free = true
 
 [selling]
 admin_port = %d
+prepay_min_credits = 1000
 [selling.prices."{MOCK_MODEL}"]
 prompt = 3_000_000
 completion = 20_000_000
@@ -43,10 +45,10 @@ class Operator:
     def __init__(self, devnet):
         self.devnet = devnet
 
-    def run(self, *arguments):
+    def run(self, *arguments, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "quiver.live", *arguments], cwd=self.devnet.directory, env=make_environment(),
-            capture_output=True, text=True, timeout=60,
+            [sys.executable, "-m", "quiver.live", *arguments], cwd=self.devnet.directory,
+            env=make_environment() | environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
     def credit(self, action, *arguments):
@@ -119,6 +121,38 @@ def test_the_admin_door_opens_to_nobody_without_the_nodes_key(devnet):
         body = {"id": "00" * 16, "account": "alice", "amount": 5}
         assert httpx.post(f"http://127.0.0.1:{port}/credit", json=body, headers=headers).status_code == 401
         assert httpx.get(f"http://127.0.0.1:{port}/credit", headers=headers).status_code == 401
+
+
+def test_a_client_with_a_chain_account_pays_in_by_channel(devnet, operator):
+    keyfile.create(devnet.directory / "customer.key")
+
+    def pay(amount, key="secret"):
+        return operator.run(
+            "credit", "pay", "--network", "network.toml", "--key", "customer.key", "--gateway", devnet.gateway_url,
+            "--json", str(amount), QUIVER_API_KEY=key,
+        )  # fmt: skip
+
+    before = operator.credit("show", "alice")["balance"]
+    first = pay(5_000)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["given"] == 5_000
+    # A second time on the same channel, which is topped up.
+    assert json.loads(pay(7_000).stdout)["given"] == 7_000
+    assert operator.credit("show", "alice")["balance"] == before + 12_000
+    shown = httpx.get(f"{devnet.gateway_url}/credit", headers={"Authorization": "Bearer secret"}).json()
+    assert shown["balance"] == before + 12_000 and shown["paid_at"]["credits_min"] == 1_000
+    few, free, nobody = pay(999), pay(5_000, "own"), pay(5_000, "wrong")
+    assert (few.returncode, free.returncode, nobody.returncode) == (2, 2, 2)
+    assert (
+        "at least 1000 credits" in few.stderr and "served without an account" in free.stderr and "401" in nobody.stderr
+    )
+    for body in (
+        "{",
+        "{}",
+        json.dumps({"channel": "00" * 32, "seq": 1, "cum": 5, "head": "00" * 32, "signature": "00" * 65}),
+    ):
+        refused = httpx.post(f"{devnet.gateway_url}/credit", content=body, headers={"Authorization": "Bearer secret"})
+        assert refused.status_code == 400 and refused.json()["error"]["message"]
 
 
 def test_kill_in_the_middle_of_an_answer_charges_nothing_and_frees_what_was_held(devnet, operator):

@@ -59,8 +59,12 @@ def decode_receipt(obj: Mapping[str, Any]) -> tuple[SignedReceipt, Acknowledgeme
     signed = SignedReceipt(body=body, signature=_hex(receipt, "signature", "receipt", 64))
     if obj.get("acknowledgement") is None:
         return signed, None
-    ack = _fields(_mapping(obj, "acknowledgement"), "acknowledgement", _ACK_BYTES, _ACK_INTS)
-    return signed, Acknowledgement(**ack)
+    return signed, decode_acknowledgement(_mapping(obj, "acknowledgement"))
+
+
+def decode_acknowledgement(obj: Mapping[str, Any]) -> Acknowledgement:
+    """The acknowledgement of a `quiver` object; `MalformedMessage` names the field that is wrong."""
+    return Acknowledgement(**_fields(obj, "acknowledgement", _ACK_BYTES, _ACK_INTS))
 
 
 def verify_receipt(

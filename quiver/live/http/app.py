@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -22,6 +22,13 @@ _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Routes(Protocol):
+    """One door's handlers."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """For `Application.add_routes`."""
+
+
 def make_app(
     service: Service,
     *,
@@ -32,6 +39,7 @@ def make_app(
     providers: Callable[[], int] | None = None,
     reachability: Callable[[], str] | None = None,
     warnings: Callable[[], int] | None = None,
+    more: Sequence[Callable[[Door], Routes]] = (),
     utc_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> web.Application:
@@ -39,7 +47,7 @@ def make_app(
 
     Without `keys` only this machine may ask, unless `open_access`. `models` lists (name, digest) of what is served now;
     For `/health`: `providers` counts those that could be asked, `reachability` says whether other nodes can dial this one,
-    `warnings` counts what the operator has to look after.
+    `warnings` counts what the operator has to look after. `more` makes further doors.
     """
     params = params or Params.default()
     door = Door(
@@ -54,7 +62,8 @@ def make_app(
         warnings=warnings,
     )
     app = web.Application(middlewares=[_identify_and_shape_errors], client_max_size=params.body_bytes_max)
-    for routes in (openai.OpenAiDoor(door), ollama.OllamaDoor(door), native.NativeDoor(door)):
+    doors: list[Routes] = [openai.OpenAiDoor(door), ollama.OllamaDoor(door), native.NativeDoor(door)]
+    for routes in (*doors, *(make(door) for make in more)):
         app.add_routes(routes.routes())
     return app
 
