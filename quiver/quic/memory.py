@@ -14,8 +14,9 @@ from quiver.quic.limits import Limits, Quota, Refusal
 
 # A lease is measured again after so many bytes.
 CHUNK_BYTES = 64 * 1024
-# When the pool is empty all leases are measured, because some hold less than they did; then not again for so many refusals.
-REFUSALS_A_SWEEP = 256
+# When the pool is empty all leases are measured, because some hold less than they did: at each refusal as long as that finds
+# something, and else after twice as many refusals as the time before, at most so many.
+REFUSALS_A_SWEEP_MAX = 256
 
 
 class Budget:
@@ -29,6 +30,7 @@ class Budget:
         self._leases: dict[Lease, None] = {}
         self._pool_used = 0
         self._refusals = 0
+        self._refusals_a_sweep = 1
 
     def enter(self, lease: Lease) -> None:
         """A connection begins."""
@@ -52,10 +54,14 @@ class Budget:
     def refuse(self) -> None:
         """There is no room. Counted; now and then whoever holds less than it was granted gives it back."""
         self._quota.refuse(Refusal.NODE_MEMORY)
-        if self._refusals % REFUSALS_A_SWEEP == 0:
+        self._refusals += 1
+        if self._refusals >= self._refusals_a_sweep:
+            before = self._pool_used
             for lease in self._leases:
                 lease.measure()
-        self._refusals += 1
+            has_found = before - self._pool_used >= CHUNK_BYTES
+            self._refusals = 0
+            self._refusals_a_sweep = 1 if has_found else min(2 * self._refusals_a_sweep, REFUSALS_A_SWEEP_MAX)
 
     def validate(self) -> None:
         """Own invariants."""

@@ -78,11 +78,25 @@ def test_what_is_no_longer_held_is_given_back_when_somebody_needs_it():
     held[1] = 400 * KIB
     assert not second.take(held[1]) and quota.refused == {Refusal.NODE_MEMORY: 1}
     held[0] = 0
-    # Who was refused just now is not worth another look at everybody.
-    assert not second.take(0)
-    budget._refusals = 0
+    # The look at everybody found what the first had been granted for later, so the next refusal looks again.
     assert second.take(0) and first.take(60 * KIB)
     budget.validate()
+
+
+def test_everybody_is_looked_at_less_and_less_often_for_nothing():
+    quota, looks = Quota(SMALL), []
+    budget = Budget(quota)
+    hog = Lease(lambda: looks.append(1) or 1000 * KIB)
+    second = Lease(lambda: 400 * KIB)
+    hog.join(budget), second.join(budget)
+    assert hog.take(1000 * KIB)
+    looks.clear()
+    seen = []
+    for _ in range(1024):
+        assert not second.take(400 * KIB)
+        seen.append(len(looks))
+    # The first finds what the hog had been granted for later; the others nothing.
+    assert [seen.index(number) + 1 for number in range(1, 13)] == [2**n for n in range(10)] + [768, 1024]
 
 
 def shrink(node, pool_bytes):
