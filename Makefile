@@ -93,7 +93,8 @@ test: lint interpreters interop evm postgres  ## lint, types, import contracts a
 	$(if $(SERIAL),$(PYTEST) $(SERIAL))
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
-fast: setup  ## unit and property tests only
+fast: export QUIVER_EXAMPLES = 0.1
+fast: setup  ## unit tests, and property tests with a tenth of their examples
 	$(PYTEST) -n 2 -x $(wildcard tests/unit tests/property)
 
 lint: setup  ## ruff, mypy, import contracts

@@ -2,5 +2,9 @@
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("quiver", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from tests.examples import examples
+
+settings.register_profile(
+    "quiver", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples(100)
+)
 settings.load_profile("quiver")

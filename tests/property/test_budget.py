@@ -13,6 +13,7 @@ from quiver.ids import ModelId
 from quiver.settlement.books import Books
 from quiver.settlement.earnings import By, compute_earnings, compute_sum
 from quiver.settlement.terms import Terms
+from tests.examples import examples
 from tests.property.test_receipts import PARAMS, Disk
 
 NAMES = st.sampled_from(["alice", "bob"])
@@ -149,6 +150,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
 def test_no_account_pays_twice_or_more_than_was_held_or_than_it_has_whatever_crashes():
     run_state_machine_as_test(
-        BudgetMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True)
+        BudgetMachine,
+        settings=settings(max_examples=examples(120), stateful_step_count=40, deadline=None, derandomize=True),
     )
     assert all(SEEN.values()), SEEN

@@ -21,6 +21,7 @@ from quiver.values.receipt import Acknowledgement, ChannelHead, SignedReceipt
 from quiver.wire import multiaddr
 from quiver.wire.framing import FrameReader, decode_varint, encode_frame, encode_varint
 from quiver.wire.multistream import Dialer, Listener, NegotiationFailed
+from tests.examples import examples
 from tests.property.messages import messages, mutations
 
 LIMIT = 200
@@ -190,7 +191,7 @@ def test_any_text_is_a_model_digest_or_a_value_error(text, prefixed):
 # ---- signed bytes
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(messages(SignedReceipt))
 def test_any_receipt_has_its_265_bytes_or_is_refused_by_name(receipt):
     try:
@@ -213,7 +214,7 @@ def offers():
     )  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(offers(), st.data())
 def test_no_two_offers_share_their_signed_bytes(offer, data):
     field = data.draw(st.sampled_from(offer.__struct_fields__))
@@ -223,7 +224,7 @@ def test_no_two_offers_share_their_signed_bytes(offer, data):
     assert (offer_bytes(other) == offer_bytes(offer)) == (other == offer)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(messages(Offer), offers(), st.data())
 def test_any_offer_has_its_signed_bytes_or_is_malformed(strange, offer, data):
     field = data.draw(st.sampled_from(offer.__struct_fields__))
@@ -255,7 +256,7 @@ def committed(leaves, index):
     return tree.proof(index), Commitment(epoch=leaves[index].epoch, root=tree.root, count=len(leaves))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(LEAVES, min_size=1, max_size=40), st.data())
 def test_every_leaf_is_proved_and_no_other_leaf_by_its_proof(leaves, data):
     index = data.draw(st.integers(0, len(leaves) - 1))
@@ -267,7 +268,7 @@ def test_every_leaf_is_proved_and_no_other_leaf_by_its_proof(leaves, data):
         merkle.verify(other, proof, commitment)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(LEAVES, min_size=1, max_size=9), st.data())
 def test_a_proof_with_anything_changed_is_refused_by_name(leaves, data):
     index = data.draw(st.integers(0, len(leaves) - 1))
@@ -284,7 +285,7 @@ def test_a_proof_with_anything_changed_is_refused_by_name(leaves, data):
         merkle.verify(leaves[index], changed, commitment)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(messages(Leaf), messages(Proof), messages(Commitment))
 def test_any_leaf_proof_and_commitment_are_refused_by_name(leaf, proof, commitment):
     with pytest.raises(ReceiptMismatch, match=r"^(leaf|proof)_"):

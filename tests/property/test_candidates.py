@@ -10,6 +10,7 @@ from quiver.ids import ModelId
 from quiver.params import Params
 from quiver.selection.candidates import PEERS_PER_CANDIDATE, CandidateTable, OfferVerdict
 from quiver.values.offer import Load
+from tests.examples import examples
 from tests.unit.selection.builders import MODEL, OTHER_MODEL, offer, outcome, peer
 
 PARAMS = Params.minimal()
@@ -96,4 +97,4 @@ class Candidates(RuleBasedStateMachine):
 
 
 TestCandidates = Candidates.TestCase
-TestCandidates.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCandidates.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -14,6 +14,7 @@ from quiver.values.kad import KadMessage
 from quiver.values.offer import OfferAnswer, OfferQuestion
 from quiver.wire.codec import VERSION
 from quiver.wire.protocols import ACKS, INFERENCE, KAD, OFFER, RECEIPTS
+from tests.examples import examples
 from tests.property.messages import messages, mutations
 
 CODECS = [
@@ -28,7 +29,7 @@ REFUSED = (MalformedMessage, UnsupportedVersion)
 
 
 @every_codec
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data())
 def test_a_message_comes_back_as_it_was_and_its_size_is_known_without_its_bytes(codec, kind, data):
     message = data.draw(messages(kind))
@@ -39,7 +40,7 @@ def test_a_message_comes_back_as_it_was_and_its_size_is_known_without_its_bytes(
 
 
 @every_codec
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda rest: bytes((VERSION,)) + rest)))
 def test_any_bytes_are_a_message_or_malformed(codec, kind, data):
     try:
@@ -50,7 +51,7 @@ def test_any_bytes_are_a_message_or_malformed(codec, kind, data):
 
 
 @every_codec
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_a_message_with_an_encoding_of_its_own(codec, kind, data):
     changed = data.draw(mutations(codec.encode(data.draw(messages(kind)))))
@@ -64,7 +65,7 @@ def test_changed_bytes_are_refused_or_a_message_with_an_encoding_of_its_own(code
 
 
 @every_codec_of_ours
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_fields_of_a_newer_minor_version_are_ignored_and_another_major_is_refused_by_name(codec, kind, data):
     message = data.draw(messages(kind))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from quiver.errors import UsageError
 from quiver.live import config, config_network, init
 from quiver.params import Params
+from tests.examples import examples
 from tests.property.messages import mutations
 
 DIGEST = "ab" * 32
@@ -36,7 +37,7 @@ def read(folder, name, data):
     return config_network.load_network(path) if name == "network.toml" else config.load_any(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.data())
 def test_a_changed_file_is_read_as_it_stands_or_refused_with_its_name(files, data):
     folder, texts = files
@@ -55,7 +56,7 @@ def test_a_changed_file_is_read_as_it_stands_or_refused_with_its_name(files, dat
         assert (loaded.key, loaded.store) == (said["key"], said["store"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_refused_in_words(files, data):
     folder, texts = files
@@ -81,7 +82,7 @@ def params():
     return st.fixed_dictionaries({}, optional=fields).map(lambda chosen: Params(**chosen))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(chosen=params())
 def test_a_network_file_comes_back_with_its_hash(files, chosen):
     folder, _ = files
@@ -92,7 +93,7 @@ def test_a_network_file_comes_back_with_its_hash(files, chosen):
     assert loaded.params == chosen and loaded.hash == made.compute_hash()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(one=params(), other=params())
 def test_two_networks_with_one_hash_have_the_same_constants(one, other):
     assert (network(one).compute_hash() == network(other).compute_hash()) == (one == other)

@@ -235,7 +235,8 @@ class ContractMachine(RuleBasedStateMachine):
 def test_any_sequence_of_transactions_conserves_credits_and_each_kind_was_accepted():
     ACCEPTED.clear()
     run_state_machine_as_test(
-        ContractMachine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None, derandomize=True)
+        ContractMachine,
+        settings=settings(max_examples=60, stateful_step_count=50, deadline=None, derandomize=True),
     )
     kinds = (
         Deposit, OpenChannel, TopUp, SubmitEpoch, Claim, ClaimDirect, RequestExit, FinishExit,

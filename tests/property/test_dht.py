@@ -11,6 +11,7 @@ from quiver.dht.record import RecordStore
 from quiver.dht.routing_table import RoutingTable
 from quiver.ids import PeerId
 from quiver.params import Params
+from tests.examples import examples
 from tests.unit.dht.world import peer
 
 PARAMS = Params.minimal()
@@ -22,7 +23,7 @@ def by_distance(infos, target):
     return sorted(infos, key=lambda info: KEYS[info.peer_id] ^ target)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps=STEPS, k=st.sampled_from([1, 3, 20]), key=st.binary(min_size=1, max_size=4), n=st.integers(1, 30))
 def test_closest_is_exactly_the_nearest_of_the_table(steps, k, key, n):
     own = peer(0).peer_id
@@ -45,7 +46,7 @@ def test_closest_is_exactly_the_nearest_of_the_table(steps, k, key, n):
         assert table.closest(target, n) == found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     answers=st.lists(st.tuples(st.booleans(), st.lists(NUMBERS, max_size=5), st.floats(0, 0.6)), max_size=60),
     known=st.lists(NUMBERS, min_size=1, max_size=8),
@@ -76,7 +77,7 @@ def test_a_lookup_ends_with_the_nearest_that_answered(answers, known, width):
     assert [info.peer_id for info in lookup.result] == sorted(answered, key=lambda who: KEYS[who] ^ target)[: PARAMS.k]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(count=st.integers(5, 60), silent=st.sets(st.integers(1, 59), max_size=10), key=st.binary(min_size=1, max_size=4))
 def test_where_everyone_knows_everyone_a_lookup_finds_the_k_nearest_alive(count, silent, key):
     target = KEYS[key]
@@ -94,7 +95,7 @@ def test_where_everyone_knows_everyone_a_lookup_finds_the_k_nearest_alive(count,
     assert lookup.result == nearest_alive[:3]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 12), st.floats(0, 4)), max_size=80),
     ask=st.integers(0, 20),

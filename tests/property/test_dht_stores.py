@@ -16,6 +16,7 @@ from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.values.kad import Record
 from quiver.values.peer import PeerInfo
+from tests.examples import examples
 
 # 16 keys, 8 records a key, a lease of 10 s.
 PARAMS = Params.minimal()
@@ -71,7 +72,7 @@ def test_a_newcomer_pushes_out_nobody_who_holds_as_little_as_it_would(steps, rem
         store.validate()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=200, max_size=300),
     st.lists(st.integers(0, 99), unique=True, min_size=1, max_size=7),

@@ -11,6 +11,7 @@ from quiver.receipts.totals import Totals
 from quiver.settlement.books import Books
 from quiver.settlement.earnings import By, ChannelReport, compute_earnings, compute_sum
 from quiver.settlement.terms import Terms
+from tests.examples import examples
 from tests.property.test_contract import ACCOUNTS, PARAMS, ContractMachine
 
 MODELS = [ModelId(bytes([n]) * 32) for n in (1, 2)]
@@ -90,6 +91,7 @@ class EarningsMachine(ContractMachine):
 
 def test_whatever_happens_the_rows_add_up_to_the_ledger():
     run_state_machine_as_test(
-        EarningsMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+        EarningsMachine,
+        settings=settings(max_examples=examples(60), stateful_step_count=40, deadline=None, derandomize=True),
     )
     assert all(SEEN.values()), SEEN

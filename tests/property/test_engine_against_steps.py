@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sim.engine import PREFILL_BATCH, Engine
 from sim.hardware import PROFILES
+from tests.examples import examples
 from tests.unit.sim.timer_loop import FakeLoop
 
 PROFILE = PROFILES["gpu-3060-class"]
@@ -85,7 +86,7 @@ def walk_steps(asks: list[Ask], slots: int) -> list[list[float]]:
     return times
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(asks=ASKS, slots=st.integers(1, 4))
 def test_every_chunk_comes_when_its_last_token_was_stepped(asks: list[Ask], slots: int) -> None:
     loop = FakeLoop()

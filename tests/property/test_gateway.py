@@ -24,6 +24,7 @@ from quiver.params import Params
 from quiver.values.frames import Chunk, End
 from quiver.values.request import Principal
 from sim.loop import Environment
+from tests.examples import examples
 from tests.unit.gateway.test_session import deliver
 from tests.unit.selection.builders import candidate, request
 
@@ -78,7 +79,7 @@ FRAMES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(steps=st.lists(FRAMES, max_size=40), frames_max=st.integers(1, 5))
 def test_an_inbox_is_a_bounded_queue_whose_end_always_fits(steps, frames_max):
     env = Environment()

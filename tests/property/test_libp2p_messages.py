@@ -33,6 +33,7 @@ from quiver.wire.envelope import (
 from quiver.wire.identify import IDENTIFY, IdentifyCodec, merge, split
 from quiver.wire.kad import KAD_QUIVER, KadCodec
 from quiver.wire.protobuf import bytes_field, decode_varint, encode_varint, fields, varint_field
+from tests.examples import examples
 from tests.property.messages import messages, mutations
 from tests.unit.identity.vectors import KINDS, host_key
 
@@ -71,7 +72,7 @@ def test_a_varint_comes_back_and_says_where_it_ends(value, rest):
             decode_varint(encoded[:cut], 0)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.binary(max_size=80))
 def test_any_bytes_are_fields_or_malformed(data):
     try:
@@ -86,7 +87,7 @@ def test_any_bytes_are_fields_or_malformed(data):
 
 
 @every_codec
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(data=st.data())
 def test_a_message_comes_back_as_it_was_and_its_size_is_known(codec, kind, data):
     message = data.draw(messages(kind))
@@ -96,7 +97,7 @@ def test_a_message_comes_back_as_it_was_and_its_size_is_known(codec, kind, data)
 
 
 @every_codec
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(data=st.data())
 def test_fields_of_a_newer_version_change_nothing(codec, kind, data):
     message = data.draw(messages(kind))
@@ -105,7 +106,7 @@ def test_fields_of_a_newer_version_change_nothing(codec, kind, data):
 
 
 @every_codec
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(data=st.data())
 def test_the_order_of_different_fields_does_not_matter(codec, kind, data):
     message = data.draw(messages(kind))
@@ -117,7 +118,7 @@ def test_the_order_of_different_fields_does_not_matter(codec, kind, data):
 
 
 @every_codec
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(data=st.data())
 def test_any_bytes_are_a_message_or_malformed(codec, kind, data):
     start = data.draw(st.sampled_from([b"", b"\x08\x04\x42", b"\x1a", b"\x4a\x28\x0a\x26"]))
@@ -129,7 +130,7 @@ def test_any_bytes_are_a_message_or_malformed(codec, kind, data):
 
 
 @every_codec
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_another_message(codec, kind, data):
     changed = data.draw(mutations(codec.encode(data.draw(messages(kind)))))
@@ -170,7 +171,7 @@ def test_a_signed_record_comes_back(record):
     assert open_peer_record(seal_peer_record(record, public_key=KEY, sign=KEYS.sign)) == record
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(RECORDS, st.data())
 def test_a_changed_envelope_is_refused_or_says_the_same(record, data):
     changed = data.draw(mutations(seal_peer_record(record, public_key=KEY, sign=KEYS.sign)))
@@ -205,7 +206,7 @@ def test_a_host_key_comes_back(kind, key):
     assert parse_host_key(encode_host_key(kind, key)) == (kind, key)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(KINDS), st.data())
 def test_a_changed_host_key_is_malformed_or_verifies_nothing(kind, data):
     changed = data.draw(mutations(host_key(kind)))

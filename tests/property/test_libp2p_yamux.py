@@ -18,6 +18,7 @@ from quiver.wire.yamux_events import (
     StreamOpened,
 )
 from quiver.wire.yamux_frame import encode_header
+from tests.examples import examples
 from tests.property.messages import mutations
 
 KIB = 1024
@@ -179,7 +180,7 @@ class TwoSessions(RuleBasedStateMachine):
 
 
 TestTwoSessions = TwoSessions.TestCase
-TestTwoSessions.settings = settings(max_examples=60, stateful_step_count=40)
+TestTwoSessions.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 # ---- a peer that sends anything
@@ -219,7 +220,7 @@ def act(session, data, opened, finished):
         session.accept(stream_id)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.data(), st.booleans())
 def test_any_bytes_are_events_or_end_the_session_by_name(data, is_dialer):
     session = YamuxSession(is_dialer=is_dialer, streams_max=3, unread_bytes_max=30)
@@ -240,7 +241,7 @@ def test_any_bytes_are_events_or_end_the_session_by_name(data, is_dialer):
         assert session.receive(b"\0" * 24) == []
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), st.lists(st.integers(1, 60), max_size=10))
 def test_changed_bytes_of_a_real_session_do_no_harm(data, cuts):
     ours = YamuxSession(is_dialer=True)

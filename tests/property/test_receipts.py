@@ -15,6 +15,7 @@ from quiver.receipts.checks import check_receipts
 from quiver.receipts.log import ProviderLog
 from quiver.values.ledger import ChannelState
 from quiver.values.receipt import ChannelHead
+from tests.examples import examples
 from tests.unit.receipts.histories import History
 
 PARAMS = Params(epoch_ms=1_000, receipts_batch_max=3)
@@ -192,7 +193,7 @@ class Settlement(RuleBasedStateMachine):
 
 
 TestSettlement = Settlement.TestCase
-TestSettlement.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSettlement.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 def test_an_epoch_still_open_when_its_channel_moves_on_is_there_after_a_restart():

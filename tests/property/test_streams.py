@@ -14,6 +14,7 @@ from quiver.quic.limits import Limits
 from tests.conformance.test_transport_packets import PacketNet
 from tests.conformance.test_transport_sim import SimNet
 from tests.conformance.transport_suite import ECHO, Note
+from tests.examples import examples
 
 WINDOW_BYTES = 20_000
 SIZES = st.sampled_from([0, 1, 300, WINDOW_BYTES // 2, WINDOW_BYTES, 3 * WINDOW_BYTES])
@@ -139,7 +140,7 @@ def play(net, steps):
     net.run(story)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps=STEPS)
 @pytest.mark.parametrize("encoded", [False, True], ids=["sized", "encoded"])
 def test_a_simulated_stream_is_two_lists(encoded, steps):
@@ -148,7 +149,7 @@ def test_a_simulated_stream_is_two_lists(encoded, steps):
     play(net, steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(steps=STEPS)
 def test_a_stream_of_real_quic_is_two_lists(steps):
     net = PacketNet()

@@ -9,6 +9,7 @@ from quiver.dht.distance import KEYS
 from quiver.dht.lookup import Lookup
 from quiver.ids import PeerId
 from quiver.params import Params
+from tests.examples import examples
 from tests.unit.dht.world import World, peer
 
 TWO = msgspec.structs.replace(Params.minimal(), disjoint_paths=2)
@@ -87,7 +88,7 @@ def test_with_nobody_to_ask_it_is_done():
     assert lookup.result == [] and lookup.hops == 0 and not lookup.found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     paths=st.integers(2, 5),
     count=st.integers(5, 60),

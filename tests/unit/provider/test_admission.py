@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from quiver.ids import ChannelId, RequestId
 from quiver.provider import admission as module
 from quiver.provider.admission import SlotAdmission, SlotVerdict
+from tests.examples import examples
 
 CHANNEL, OTHER = ChannelId(bytes(32)), ChannelId(b"\x01" * 32)
 
@@ -150,4 +151,4 @@ class Admissions(RuleBasedStateMachine):
 
 
 TestAdmissions = Admissions.TestCase
-TestAdmissions.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAdmissions.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)

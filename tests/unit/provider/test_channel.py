@@ -14,6 +14,7 @@ from quiver.params import Params
 from quiver.provider.channel import ProviderChannel
 from quiver.receipts.log import PayerLog, ProviderLog
 from quiver.values.ledger import ChannelState
+from tests.examples import examples
 from tests.unit.receipts.histories import History
 
 REQUEST = RequestId(bytes(16))
@@ -67,4 +68,4 @@ class Channel(RuleBasedStateMachine):
 
 
 TestChannel = Channel.TestCase
-TestChannel.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestChannel.settings = settings(max_examples=examples(30), stateful_step_count=20, deadline=None)

@@ -18,6 +18,7 @@ from quiver.identity.keys import KeyPair
 from quiver.identity.peer_id import encode_public_key, peer_id_text
 from quiver.quic import certificate
 from quiver.quic.certificate import EXTENSION_OID, BadCertificate, CertificateKey
+from tests.examples import examples
 
 UTC_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -139,7 +140,7 @@ def test_a_broken_extension_is_refused(value):
         certificate.verify(build(extensions=[(EXTENSION_OID, value, False)]), UTC_MS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(value=st.binary(max_size=120))
 def test_any_extension_bytes_are_judged_without_another_error(value):
     with pytest.raises(PeerError):

@@ -12,6 +12,7 @@ from quiver.quic.limits import Limits
 from quiver.quic.streams import FRAME_COST_BYTES, NEGOTIATION_TIMEOUT_S
 from quiver.wire.framing import encode_frame
 from quiver.wire.multistream import encode_proposal
+from tests.examples import examples
 from tests.unit.quic.pair import FRAME_MAX, FRAMING, PROTOCOL, Pair, Terminated
 
 WINDOW = 16 * 1024
@@ -44,7 +45,7 @@ def test_a_question_and_its_answer_take_one_round_trip():
     assert drain(pair.client, mine) == [b"answer"] and mine.has_ended
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=15), lost=st.sets(st.integers(0, 40), max_size=6))
 def test_frames_arrive_whole_and_in_order_whatever_is_lost(sizes, lost):
     pair = Pair().run()

@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from quiver.params import Params
 from quiver.selection.candidates import CandidateTable, InFlight, OfferVerdict
 from quiver.selection.ejection import Ejection
+from tests.examples import examples
 from tests.unit.selection.builders import MODEL, OTHER_MODEL, load, offer, outcome, peer
 
 MINIMAL = Params.minimal()  # 8 candidates a model, offers last at most 10 s
@@ -278,4 +279,4 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTableMachine = TableMachine.TestCase
-TestTableMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestTableMachine.settings = settings(max_examples=examples(25), stateful_step_count=30, deadline=None)

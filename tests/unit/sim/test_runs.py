@@ -32,7 +32,9 @@ def make_result(scenario: Scenario, seed: int, ttft_s: list[float]) -> Result:
         "ttft_s": {"p50": 1.0, "p99": None},
     }  # fmt: skip
     empty = pd.DataFrame()
-    return Result(requests=requests, providers=empty, epochs=empty, evidence=empty, summary=summary, manifest={}, digest="")
+    return Result(
+        requests=requests, providers=empty, epochs=empty, evidence=empty, summary=summary, manifest={}, digest=""
+    )
 
 
 def make_runs(**changes: list[object]) -> Runs:

@@ -18,6 +18,7 @@ from quiver.quic.rate import Rate
 from quiver.quic.streams import NEGOTIATION_TIMEOUT_S
 from quiver.wire.yamux_frame import encode_header
 from quiver.wire.yamux_stream import INITIAL_WINDOW_BYTES
+from tests.examples import examples
 from tests.unit.live.libp2p.tcp_pair import TcpPair
 from tests.unit.quic.pair import FRAMING, PROTOCOL, peer_id
 
@@ -175,7 +176,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
 
 TestTwoDrivers = TwoDrivers.TestCase
-TestTwoDrivers.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestTwoDrivers.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)
 
 
 def test_one_side_finishes_and_the_other_goes_on():
