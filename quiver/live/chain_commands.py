@@ -35,7 +35,12 @@ def add_chain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     actions = chain.add_subparsers(dest="action", required=True, metavar="ACTION")
     text = "Deploy the contract with a network's aggregator and params; prints the [chain] that belongs to it."
     deploy = actions.add_parser("deploy", help=text, description=text)
-    deploy.add_argument("--rpc", required=True, metavar="URL", help="a node of the chain")
+    deploy.add_argument(
+        "--rpc",
+        required=True,
+        metavar="URL",
+        help="a node of the chain; others will read it in the network file: no API key in it",
+    )
     deploy.add_argument(
         "--network", type=Path, required=True, metavar="FILE", help="whose aggregator and params it gets"
     )

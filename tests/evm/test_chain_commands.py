@@ -83,6 +83,7 @@ def test_a_deployed_contract_is_in_the_new_network_file_and_shows_its_state(dire
     assert done.returncode == 0, done.stderr
     chain, before = load_network(out).chain, load_network(directory / "network.toml")
     assert (chain.kind, chain.id, chain.rpc) == ("rpc", 4242, (node.url,)) and chain.contract in done.stdout
+    assert f"being deployed: {chain.contract}" in done.stderr
     assert node.rpc("eth_getCode", chain.contract, "latest") != "0x"
     assert load_network(out).compute_hash() != before.compute_hash()
     (directory / "network.toml").unlink()

@@ -7,7 +7,7 @@ import logging
 
 from quiver.errors import Unavailable
 from quiver.ids import Address
-from quiver.live.chain.artefact import UNIT_DEFAULT, deployment, load_artefact
+from quiver.live.chain.artefact import UNIT_DEFAULT, contract_address, deployment, load_artefact
 from quiver.live.chain.rpc_client import quantity
 from quiver.live.chain.sender import Sender
 from quiver.live.log import note
@@ -37,6 +37,12 @@ async def deploy_contract(
     )  # fmt: skip
     before = quantity(await sender.rpc.call("eth_blockNumber"))
     end = await sender.prepare(None, code, 0)
+    planned = contract_address(sender.account, max(sender.outbox.waiting))
+    note(
+        _log,
+        logging.WARNING,
+        f"being deployed: 0x{planned.hex()}. It is paid for: wait until {confirmations} blocks follow it",
+    )
     while not end.done():
         try:
             head = quantity(await sender.rpc.call("eth_blockNumber"))
