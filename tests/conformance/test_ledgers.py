@@ -167,6 +167,10 @@ class AnvilBed:
 
     def __init__(self, node):
         self.node_process = node
+        # From an epoch's beginning: the machine's clock is anywhere in one, and in the second half an epoch later is after the grace.
+        epoch_s = self.params.epoch_ms // 1000
+        node.rpc("evm_setNextBlockTimestamp", (self.utc_ms() // 1000 // epoch_s + 1) * epoch_s)
+        node.rpc("evm_mine")
         node.rpc("anvil_setBlockTimestampInterval", 0)
         fund(node, *(key_of(name).account for name in self.names))
         self.chain = Chain([node.url], deploy_at(node, self.params), self.params)

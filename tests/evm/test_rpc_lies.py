@@ -289,6 +289,17 @@ def test_the_receipt_that_one_node_hides_is_seen_at_the_next(node, proxy):
     run(story)
 
 
+def test_a_transaction_that_one_node_keeps_to_itself_goes_to_the_next_once_it_is_stuck(node, proxy):
+    async def story():
+        async with opened(node, "payer", urls=[proxy.url, node.url], stuck_after_s=0.2) as ((ledger,), _):
+            proxy.kept.append("eth_sendRawTransaction")
+            await ledger.submit(deposit())
+            assert "eth_sendRawTransaction" in proxy.heard
+            assert (ledger.balance(PAYER), nonce_of(node)) == (1000, 1)
+
+    run(story)
+
+
 class Brittle(MemoryStore):
     """Refuses to delete, once."""
 

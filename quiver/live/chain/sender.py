@@ -215,6 +215,8 @@ class Sender:
     async def _make_dearer(self, row: Waiting) -> Waiting:
         nonce = row.envelope.nonce
         self._sent_s[nonce] = self._now()
+        # It may be the node that keeps it to itself.
+        self.rpc.leave(self.rpc.in_use)
         fees = raise_fees(row.fees, await read_market(self.rpc), cap_wei=self._cap_wei)
         if fees is None:
             note(
