@@ -58,6 +58,10 @@ class AddressBook:
         """Addresses from a config file."""
         self._pinned[info.peer_id] = info.addresses[:ADDRESSES_PER_PEER_MAX]
 
+    def is_pinned(self, peer: PeerId) -> bool:
+        """Whether an operator named it."""
+        return peer in self._pinned
+
     def addresses(self, peer: PeerId, now: float) -> tuple[bytes, ...]:
         """What is still worth dialling: where it answered before, as pinned, as heard."""
         heard = self.heard(peer, now)

@@ -26,6 +26,8 @@ DIALS_MAX = 64
 DIAL_STAGGER_S = 0.25
 # An address that failed is left alone for this long, doubled with each failure in a row.
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.25, 300.0
+# An operator named this peer, as the aggregator: nobody can take its place, and after an outage it is wanted soon.
+BACKOFF_PINNED_S_MAX = 10.0
 BACKOFFS_MAX = 4096
 # Two nodes that dialled each other at once keep both connections until the one they agree to leave is silent.
 DUPLICATE_CHECK_S = 2.0
@@ -221,7 +223,7 @@ class Swarm:
                 for link in [link for link in running if link.ready.done()]:
                     _, address = running.pop(link)
                     reasons.append(f"{multiaddr.to_text(address)}: {link.ready.result() or 'closed at once'}")
-                    self._back_off(address + peer)
+                    self._back_off(address, peer)
         finally:
             for link, (dialer, _) in running.items():
                 if not link.ready.done():
@@ -246,10 +248,11 @@ class Swarm:
             if timer is not None:
                 timer.cancel()
 
-    def _back_off(self, key: bytes) -> None:
-        now = self._clock.now()
+    def _back_off(self, address: bytes, peer: PeerId) -> None:
+        key, now = address + peer, self._clock.now()
+        most = BACKOFF_PINNED_S_MAX if self.book.is_pinned(peer) else BACKOFF_S_MAX
         _, seconds = self._backoffs.pop(key, (0.0, BACKOFF_S_MIN))
-        self._backoffs[key] = (now + seconds, min(2 * seconds, BACKOFF_S_MAX))
+        self._backoffs[key] = (now + seconds, min(2 * seconds, most))
         while len(self._backoffs) > BACKOFFS_MAX:
             del self._backoffs[next(iter(self._backoffs))]
 

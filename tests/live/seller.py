@@ -34,6 +34,8 @@ class Seller:
         self.promises = {}
         "The newest of each epoch."
         self.unpromised = 0
+        self.failure = None
+        "The last that made it try again."
         self.repeated = 0
         "Batches that were durable although their answer was lost."
         self._made = ChannelHead()
@@ -54,7 +56,8 @@ class Seller:
             )
         )  # fmt: skip
         await self.transport.start()
-        self.transport.learn(aggregator)
+        # As a provider does: a peer that is named is not left alone for minutes because it was dead a few times in a row.
+        self.transport.pin(aggregator)
         self.aggregator = aggregator.peer_id
 
     async def sell(self, stop):
@@ -67,7 +70,8 @@ class Seller:
                     await self._submit(stream)
                     await asyncio.sleep(self._pace_s)
                 stream.finish()
-            except (Unavailable, PeerError):
+            except (Unavailable, PeerError) as error:
+                self.failure = error
                 if stream is not None:
                     stream.reset(0)
                 await asyncio.sleep(0.02)

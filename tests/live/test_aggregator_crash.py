@@ -70,6 +70,11 @@ class Story:
             await asyncio.gather(*work)
             self.roots_shown = await watch
             await self._collect(ledger, range(first_epoch, LiveClock().utc_ms() // EPOCH_MS + 1))
+        except BaseException as error:
+            for number, seller in enumerate(self.sellers):
+                told = f"seller {number}: {len(seller.acknowledged)} receipts taken, last failure {seller.failure!r}"
+                error.add_note(told)
+            raise
         finally:
             stop.set()
             aggregator.kill()

@@ -120,6 +120,25 @@ def test_an_address_that_failed_is_left_alone_for_longer_and_longer():
     tell(story)
 
 
+@pytest.mark.parametrize(("is_pinned", "longest_s"), [(True, 10.0), (False, 128.0)])
+def test_a_peer_an_operator_named_is_tried_again_soon_after_a_long_outage(is_pinned, longest_s):
+    async def story(net, a, b):
+        if is_pinned:
+            a.pin(b.local_info())
+        await b.close()
+        b.crash()
+        waits = []
+        for _ in range(10):
+            with pytest.raises(PeerUnreachable):
+                await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=30)
+            until_s, _ = next(iter(a.swarm._backoffs.values()))
+            waits.append(until_s - net.env.now)
+            await net.settle(waits[-1] + 0.01)
+        assert max(waits) == pytest.approx(longest_s) and waits[-1] == max(waits)
+
+    tell(story)
+
+
 def test_an_address_is_forgotten_after_an_hour_unless_it_is_pinned_or_in_use():
     async def story(net, a, b):
         await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)
