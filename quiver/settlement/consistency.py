@@ -1,6 +1,7 @@
 """Proof that a tree is an earlier one with leaves added behind it (RFC 6962, section 2.1.2; checked as RFC 9162, 2.1.4.2, says).
 
-Two states of one epoch's page list, or two copies of a growing log, are compared by their roots alone. Positional as `merkle` is.
+Two states of a log that only grows are compared by their roots alone. Positional as `merkle` is. An epoch is no such log, so no
+role asks for one (docs/decisions/009-published-epochs.md says why): it is for whoever keeps roots in a log outside a ledger.
 """
 
 from __future__ import annotations
