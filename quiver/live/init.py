@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,11 +51,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     tables: str = ""
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file that must not exist yet."""
+def write_new(path: Path, text: str, *, is_private: bool = True) -> None:
+    """Write a file that must not exist yet. A node's config may come to hold passwords and hashes of API keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    mode = 0o600 if is_private else 0o644
     try:
-        with open(path, "x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
     except FileExistsError as error:
         raise UsageError(
@@ -112,7 +114,7 @@ def init_network(
         ),
         params=params,
     )
-    write_new(directory / NETWORK_FILE, render_network(network))
+    write_new(directory / NETWORK_FILE, render_network(network), is_private=False)
     return network
 
 

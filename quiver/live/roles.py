@@ -31,6 +31,7 @@ from quiver.live.config import (
 from quiver.live.config_file import resolve
 from quiver.live.config_network import parse_account
 from quiver.live.evidence_file import follow_evidence
+from quiver.live.funding import buy_credits
 from quiver.live.gas_price import follow_gas_price
 from quiver.live.http.admin import admin_door
 from quiver.live.http.app import make_app
@@ -50,7 +51,6 @@ from quiver.receipts.fraud.registry import resolve as resolve_detector
 from quiver.runtime import Nursery, Runtime
 from quiver.selection import plugin
 from quiver.values.backend import InstalledModel
-from quiver.values.ledger import Deposit
 
 _log = logging.getLogger("quiver.node")
 
@@ -71,7 +71,7 @@ async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Eve
     async with opened(config, path) as node:
         poster = find_poster(config, path, node)
         if poster is None:
-            await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
+            await buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
         service = AggregatorService(node.runtime, shards=node.shards, poster=poster)
         if poster is not None:
             note(_log, logging.INFO, "taking receipts as a shard", poster="0x" + poster.account.hex())
@@ -173,7 +173,7 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
     witnesses = trust.witness_keys(where=str(path))
     async with opened(config, path) as node:
         runtime = node.runtime
-        await _buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
+        await buy_credits(node, config.faucet_credits, config.chain.deposit_credits)
 
         def find_providers(model: ModelId) -> Coroutine[Any, Any, Sequence[Any]]:
             return node.dht.find_providers(content_key(model))
@@ -261,15 +261,6 @@ async def _until(
                 )
             finally:
                 nursery.cancel()
-
-
-async def _buy_credits(node: Node, faucet_credits: int, deposit_credits: int) -> None:
-    """Once, while the account has none. Play money must not become real money by another `[chain]`."""
-    runtime, account = node.runtime, node.runtime.signer.account
-    credits = deposit_credits if node.network.chain.kind == "rpc" else faucet_credits
-    if credits > 0 and runtime.ledger.balance(account) == 0:
-        await runtime.ledger.submit(Deposit(sender=account, amount=credits))
-    note(_log, logging.INFO, "account", account="0x" + account.hex(), balance_credits=runtime.ledger.balance(account))
 
 
 def policy_spec(spec: str, config_path: Path) -> str:
