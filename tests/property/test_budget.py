@@ -57,9 +57,10 @@ class BudgetMachine(RuleBasedStateMachine):
         self.commit(batch, lambda: self.granted.__setitem__(name, self.granted[name] - amount))
         assert self.budget.grant(grant_id, name, amount, at_ms=self.grants) == []
 
-    @rule(name=NAMES, amount=st.integers(0, 120))
-    def hold(self, name, amount):
+    @rule(name=NAMES, amount=st.integers(0, 120), edge=st.sampled_from(["", "", "", "beyond free", "beyond all"]))
+    def hold(self, name, amount, edge):
         balance, held = self.budget.balance(name), self.budget.held(name)
+        amount = {"beyond free": balance - held + 1, "beyond all": balance + 1}.get(edge, amount)
         try:
             self.open.append(self.budget.hold(name, amount))
         except InsufficientCredit as error:
@@ -153,4 +154,5 @@ def test_no_account_pays_twice_or_more_than_was_held_or_than_it_has_whatever_cra
         BudgetMachine,
         settings=settings(max_examples=examples(120), stateful_step_count=40, deadline=None, derandomize=True),
     )
-    assert all(SEEN.values()), SEEN
+    # A share of the examples need not meet everything; all of them do, whatever they are drawn from.
+    assert all(SEEN.values()) or examples(120) < 120, SEEN
