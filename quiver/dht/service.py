@@ -34,6 +34,8 @@ BOOTSTRAP_MAX = 64
 ROUNDS_MAX = 3
 # Signs of life a node waits for at a time.
 CHECKS_MAX = 8
+# Records of our own that are renewed together: 1024 of them, a second each, take 128 of the 300 s until the next round.
+ANNOUNCED_AT_ONCE = 8
 # Peers that must name a value before it is believed to be the best there is.
 QUORUM = 3
 # A period is stretched or shortened by up to this part, so that nodes do not act in step.
@@ -309,10 +311,16 @@ class DhtService:
         return await self._ask(self._runtime.rng.choice(lost)) if lost else ()
 
     async def _republish_loop(self) -> None:
+        clock = self._runtime.clock
+        began_s = clock.now()
         while True:
-            await self._pause(self._runtime.params.republish_s)
-            for key in list(self._provided):
-                await self._announce(key)
+            # From one start to the next: a node that announces slowly must not let its leases run out meanwhile.
+            await self._pause(max(0.0, began_s + self._runtime.params.republish_s - clock.now()))
+            began_s = clock.now()
+            keys = list(self._provided)
+            for at in range(0, len(keys), ANNOUNCED_AT_ONCE):
+                some = [key for key in keys[at : at + ANNOUNCED_AT_ONCE] if key in self._provided]
+                await asyncio.gather(*[self._announce(key) for key in some])
             for key, (put_s, value) in list(self._values.items()):
                 if self._runtime.clock.now() >= put_s + VALUE_REPUBLISH_S and key in self._values:
                     await self._put(key, value)

@@ -76,6 +76,34 @@ def test_a_record_ends_with_its_lease_unless_it_is_renewed():
     world.run(story)
 
 
+def test_announcing_many_keys_slowly_lets_no_lease_run_out(monkeypatch):
+    """Rounds are counted from their starts, several keys at a time: announcing one by one, with the whole period after it, took longer
+    than a lease (found on forty live nodes on a busy machine)."""
+    world = World(8)
+    announce, took_s = service_module.DhtService._announce, 0.5
+
+    async def slowly(service, key):
+        await world.clock.sleep(took_s)
+        return await announce(service, key)
+
+    async def story():
+        await world.join_all()
+        monkeypatch.setattr(service_module.DhtService, "_announce", slowly)
+        keys = [b"key %d" % number for number in range(40)]
+        async with Nursery() as nursery:
+            running = nursery.start(world.services[3].run())
+            for key in keys:
+                await announce(world.services[3], key)
+                world.services[3]._provided[key] = None
+            for _ in range(30):
+                await world.clock.sleep(1.0)
+                for key in keys:
+                    assert await world.services[6].find_providers(key) == [world.info(3)]
+            running.cancel()
+
+    world.run(story)
+
+
 def test_silent_peers_are_skipped_and_forgotten():
     world = World(20)
 
