@@ -62,6 +62,7 @@ PARAMS = msgspec.structs.replace(Params.minimal(), exit_delay_s=24.0, slash_cred
 CHAIN_ID = 31337
 EXIT_MS, WINDOW_MS, RESPOND_MS = 24_000, 12_000, 3_000
 START_MS = PARAMS.epoch_ms
+GRACE_MS = 5_000
 HEAD = bytes(32)
 
 
@@ -133,6 +134,20 @@ class Court:
 @pytest.fixture
 def court():
     return Court(make_contract())
+
+
+def test_who_is_not_the_aggregator_posts_after_the_grace_period_and_bonds_as_much(court):
+    court.send(Deposit(sender=WATCHER, amount=2000))
+    court.send(Bond(sender=WATCHER, amount=2000, signer=NEW_SESSION))
+    commitment = Commitment(epoch=0, root=hash_leaf(court.leaf(court.other, 50)), count=1)
+    early = SubmitEpoch(sender=WATCHER, commitment=commitment)
+    court.refuse("not_the_aggregator", early)
+    court.now_ms += GRACE_MS - 1000
+    court.refuse("not_the_aggregator", early)
+    court.now_ms += 1000
+    court.refuse("bond_too_small", msgspec.structs.replace(early, sender=PAYER))
+    court.send(early)
+    assert court.contract.epoch(0).poster == WATCHER
 
 
 def test_a_broken_promise_costs_a_slash_of_which_the_accuser_gets_half(court):
