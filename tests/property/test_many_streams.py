@@ -21,6 +21,10 @@ from tests.examples import examples
 from tests.unit.quic.pair import FRAMING, PROTOCOL, A, B, Pair
 
 STEP_S = 0.02
+# With a fifth of everything lost, probes double their pauses until one of them and its answer get through: in one run of a hundred
+# that takes longer than an idle timeout of 30 s, with aioquic's own packing as with ours.
+PATIENCE_S = 600.0
+ROUNDS_MAX = 50_000
 
 
 class Rough(Pair):
@@ -55,11 +59,14 @@ class Rough(Pair):
         self.check()
 
     def move(self, rng):
-        """The client comes from another port, or a side takes new keys."""
+        """The client comes from another port, or where nothing is lost takes new keys.
+
+        Across losses two of aioquic's connections may lose each other's phase for good: one run of a hundred and fifty, whoever packs.
+        """
         if rng.random() < 0.5:
             self.port += 1
-        else:
-            rng.choice(self.quics).request_key_update()
+        elif not self.loss:
+            self.quics[0].request_key_update()
 
     def check(self):
         for ours, theirs in (self.quics, self.quics[::-1]):
@@ -126,7 +133,7 @@ def play(rng, *, loss, streams, limits, cut_chance):
     pair = Rough(rng, loss=loss, limits=limits)
     Talk.cut_chance = cut_chance
     talks, waiting = {}, streams
-    for round_ in range(6000):
+    for round_ in range(ROUNDS_MAX):
         for _ in range(min(waiting, rng.randrange(20))):
             mine = pair.client.open(PROTOCOL, FRAMING)
             talks[mine.id] = Talk(rng, mine)
@@ -167,14 +174,16 @@ def play(rng, *, loss, streams, limits, cut_chance):
     assert pair.quics[0]._remote_max_data_used == pair.quics[1]._local_max_data.used
 
 
+LARGE = Limits(waste=UNLIMITED, idle_timeout_s=PATIENCE_S)
 SMALL = Limits(
-    stream_window_bytes=3000, connection_window_bytes=12_000, unsent_bytes_max=20_000, streams_max=16, waste=UNLIMITED
-)
+    stream_window_bytes=3000, connection_window_bytes=12_000, unsent_bytes_max=20_000, streams_max=16, waste=UNLIMITED,
+    idle_timeout_s=PATIENCE_S,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_two_hundred_streams_through_a_fifth_of_loss(seed):
-    play(random.Random(seed), loss=0.2, streams=200, limits=Limits(waste=UNLIMITED), cut_chance=0.005)
+    play(random.Random(seed), loss=0.2, streams=200, limits=LARGE, cut_chance=0.005)
 
 
 @settings(max_examples=examples(25), deadline=None)
