@@ -47,6 +47,7 @@ class Node:
 
     runtime: Runtime
     network: Network
+    host: Host
     membership: Membership
     aggregator: PeerId
     "Who commits epochs."
@@ -110,7 +111,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
             transport, runtime, mode=_mode(ways.mode, keypair.peer_id, network), ids=ways.kad_ids(where=str(path))
         )  # fmt: skip
         stack.push_async_callback(membership.close)
-        yield Node(
+        yield Node(host=transport,
             runtime=runtime, network=network, membership=membership, aggregator=aggregator.peer_id,
             shards=network.shards, signatures=pool,
         )  # fmt: skip
@@ -132,7 +133,11 @@ async def join(node: Node) -> None:
     wait_s = JOIN_RETRY_S_MIN
     while others:
         try:
-            await node.dht.bootstrap(await resolve_some(others))
+            found = await resolve_some(others)
+            for info in found:
+                # Named by an operator: dialled again soon after it was away, however long that was.
+                node.host.pin(info)
+            await node.dht.bootstrap(found)
             break
         except Unavailable as error:
             note(_log, logging.WARNING, f"not joined yet: {error}{node.membership.why_silent(others)}", retry_s=wait_s)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import sys
 
 import pytest
 
@@ -91,6 +92,18 @@ def test_what_is_not_json_rpc_is_a_node_that_does_not_answer(proxy, body):
     proxy.body = body
     assert proxy.url[7:] in refused(proxy.url)
     assert proxy.url[7:] in refused(proxy.url, count=2)
+
+
+def test_a_library_that_raises_the_recursion_limit_opens_no_stack_overflow(proxy):
+    """eth-account brings one that sets it to 100,000: then a hundred thousand brackets ended the process."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        proxy.body = b"[" * 100_000
+        assert proxy.url[7:] in refused(proxy.url)
+        assert sys.getrecursionlimit() == 100_000
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_a_batch_is_answered_in_the_order_of_its_questions_or_not_believed(node):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,8 @@ MESSAGE_CHARACTERS_MAX = 200
 # Nodes refuse larger batches; public ones often at 100.
 BATCH_MAX = 50
 RETRY_AFTER_S = 2.0
+# Python's own default: deep enough for any answer on top of any call.
+RECURSION_MAX = 1000
 # "limit exceeded" (EIP-1474): another node may have some left.
 _LIMIT_EXCEEDED = -32005
 
@@ -234,7 +237,7 @@ class Rpc:
         if data is None:
             return [RpcError(f"its answer has more than {ANSWER_BYTES_MAX} bytes")] * len(asked)
         try:
-            told = msgspec.json.decode(data)
+            told = _decode(data)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise _Nonsense("it does not speak JSON-RPC") from error
         if isinstance(told, dict) and told.get("error") is not None:
@@ -301,6 +304,19 @@ def _say(error: Exception) -> str:
 def _id(answer: Any) -> int:
     number = answer.get("id") if isinstance(answer, dict) else None
     return number if type(number) is int else -1
+
+
+def _decode(data: bytes) -> Any:
+    """JSON; `RecursionError` for what is nested absurdly, whatever other libraries have set the interpreter's limit to.
+
+    Some raise it to 100,000, where 100 kB of "[" overflow the C stack and end the process.
+    """
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(min(limit, RECURSION_MAX))
+    try:
+        return msgspec.json.decode(data)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _read(answer: dict[str, Any]) -> Any:
