@@ -75,8 +75,8 @@ class Here:
     def __init__(self, directory, name, network):
         keys = keyfile.load(directory / f"{name}.key")
         self.path = directory / f"{name}.toml"
-        self.node = Node(host=None, 
-            runtime=SimpleNamespace(signer=LiveSigner(keys, None)), network=network, membership=None,
+        self.node = Node(
+            runtime=SimpleNamespace(signer=LiveSigner(keys, None)), network=network, host=None, membership=None,
             aggregator=parse_peer(network.aggregator.address, where="").peer_id, shards=network.shards, signatures=None,
         )  # fmt: skip
 
