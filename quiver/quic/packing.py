@@ -8,6 +8,7 @@ Whatever is rare (handshake, new paths, connection ids, pings) is left to aioqui
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any
 
@@ -37,7 +38,7 @@ class _Streams(dict[int, QuicStream]):
         super().__setitem__(stream_id, stream)
 
 
-class PackingConnection(StreamFrames):
+class PackingConnection(StreamFrames, ABC):
     """aioquic serves streams in the order of a set of objects; here a stream's hash is its id, so a run can be repeated."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -59,9 +60,9 @@ class PackingConnection(StreamFrames):
         elif not self._stream_is_discarded(stream_id):
             self.send_stream_data(stream_id, data, end_stream)
 
+    @abstractmethod
     def _has_credit_to_give(self, stream: QuicStream) -> bool:
         """`_write_stream_limits` has something to write."""
-        raise NotImplementedError
 
     def _has_rare_frames(self, network_path: Any) -> bool:
         return (

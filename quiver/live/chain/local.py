@@ -7,7 +7,6 @@ the file is trusted to name itself: this is a test network, not a chain.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import msgspec
 from quiver.errors import SettlementError, Unavailable, UsageError
 from quiver.identity.keys import verify_session as verify_real_session
 from quiver.ids import Address, ChannelId
-from quiver.live.stores.sqlite import connect
+from quiver.live.chain.shared_file import opening
 from quiver.params import Params
 from quiver.ports import Clock
 from quiver.settlement.contract import Contract
@@ -75,18 +74,8 @@ class LocalLedger:
         self._verify_session = verify_session
         self._on_event = on_event
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes of a devnet start at once: one makes the file, the others wait.
-        with open(f"{self._path}.lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._reader = connect(self._path)
-            self._writer = connect(self._path)
-            try:
-                self._open(aggregator)
-            except BaseException:
-                self._reader.close()
-                self._writer.close()
-                raise
+        with opening(self._path) as (self._reader, self._writer):
+            self._open(aggregator)
 
     def _open(self, aggregator: Address) -> None:
         fresh = Contract(

@@ -8,7 +8,6 @@ not in the file has never happened. Final at once. Whoever can write the file is
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import sqlite3
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from quiver.errors import SettlementError, Unavailable, UsageError
 from quiver.ids import Address
 from quiver.live.chain.artefact import contract_address, load_artefact
 from quiver.live.chain.evm import Call, EvmChain, EvmLedger
-from quiver.live.stores.sqlite import connect
+from quiver.live.chain.shared_file import opening
 from quiver.params import Params
 from quiver.ports import Clock
 from quiver.values.ledger import LedgerEvent, Transaction
@@ -91,19 +90,9 @@ class SharedEvmLedger(EvmLedger):
         self._turn = asyncio.Lock()
         self._under_way: dict[asyncio.Task[LedgerEvent], None] = {}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes of a devnet start at once: one makes the file, the others wait.
-        with open(f"{self._path}.lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._reader = connect(self._path)
-            self._writer = connect(self._path)
-            try:
-                self._open()
-                self._play(self._reader)
-            except BaseException:
-                self._reader.close()
-                self._writer.close()
-                raise
+        with opening(self._path) as (self._reader, self._writer):
+            self._open()
+            self._play(self._reader)
 
     def _open(self) -> None:
         try:

@@ -1,0 +1,29 @@
+"""The file of a ledger that several processes of one machine share."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quiver.live.stores.sqlite import connect
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
+    """(reader, writer), alone with the file until the block ends: several nodes start at once, one makes the file, the others wait.
+
+    Both are closed when the block fails, else the caller's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        reader, writer = connect(path), connect(path)
+        try:
+            yield reader, writer
+        except BaseException:
+            reader.close()
+            writer.close()
+            raise
