@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Seconds for each target; two run at once.
 FUZZ_S ?= 20
 
-.PHONY: help setup interpreters interop evm postgres demo test fast lint format notebooks check-long bench real-llm fuzz clean
+.PHONY: help setup interpreters interop evm postgres demo test fast lint format notebooks check-long long bench real-llm fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -111,8 +111,11 @@ notebooks: setup  ## execute every notebook
 	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
 check-long: FUZZ_S = 300
-check-long: bench real-llm interop fuzz  ## bench with its floors enforced, a real engine, fuzzing for half an hour, then the tests that take minutes
-	$(PYTEST) -m long tests || test $$? -eq 5  # 5: no test is marked long
+check-long: bench real-llm fuzz long  ## bench with its floors enforced, a real engine, fuzzing for 40 minutes, then the tests that take minutes
+
+# One group: .venv/bin/python -m tests.long dht
+long: interpreters interop evm postgres  ## the tests that take minutes, group by group; results in out/long
+	$(BIN)/python -m tests.long
 
 bench: evm interop postgres  ## measure; tables in out/bench; fails below a floor
 	$(BIN)/python -m tests.bench
