@@ -187,16 +187,18 @@ def _tree_rows(*, quick: bool, command: str) -> list[Row]:
     ]  # fmt: skip
 
 
-def _epoch_rows(channels: int, receipts: int, *, command: str) -> list[Row]:
-    """One epoch: filled, killed before its end, loaded, closed, asked for proofs; each life in a process of its own."""
+def _epoch_rows(channels: int, receipts: int, *, by: str, command: str) -> list[Row]:
+    """One epoch: made by the world `by`, killed before its end, loaded, closed, asked for proofs; each life in a process of its own."""
     module = "tests.bench.settlement_worlds"
     with tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory:
         path = str(Path(directory) / "aggregator.sqlite")
-        filled = in_fresh_process("fill", module=module, path=path, channels=channels, receipts=receipts)
+        filled = in_fresh_process(by, module=module, path=path, channels=channels, receipts=receipts)
         closed = in_fresh_process("close", module=module, path=path, channels=channels)
     assert filled["accepted"] == receipts
-    name = f"settlement: epoch of {receipts:,} receipts in {channels:,} channels"
-    rss = max(filled["rss_bytes"], closed["rss_bytes"])
+    way = "taken in" if by == "fill" else "written straight into the store"
+    name = f"settlement: epoch of {receipts:,} receipts in {channels:,} channels, {way}"
+    ingest, after = filled.get("rss_bytes", 0), closed["rss_bytes"]
+    lives = f"restart and close {after / 2**20:,.0f} MiB" + (f", ingest {ingest / 2**20:,.0f} MiB" if ingest else "")
 
     def row(what: str, ours: str, limit: str, ratio: float, goal: Goal | None) -> Row:
         return Row(
@@ -209,8 +211,7 @@ def _epoch_rows(channels: int, receipts: int, *, command: str) -> list[Row]:
             f"{RESTART_LIMIT_S:g} s", closed["restart_cpu_s"] / RESTART_LIMIT_S, AT_MOST,
         ),
         row(
-            "peak memory of any of its lives", f"{rss / 2**20:,.0f} MiB (ingest {filled['rss_bytes'] / 2**20:,.0f})",
-            f"{RSS_LIMIT_BYTES / 2**20:,.0f} MiB", rss / RSS_LIMIT_BYTES, AT_MOST,
+            "peak memory", lives, f"{RSS_LIMIT_BYTES / 2**20:,.0f} MiB", max(ingest, after) / RSS_LIMIT_BYTES, AT_MOST,
         ),
         row("close, root on the ledger", _both(closed, "close"), "-", 1.0, None),
         row("whole answers with a proof from the store", f"{closed['proofs_per_cpu_s']:,.0f} proofs/CPU-s", "-", 1.0, None),
@@ -227,6 +228,7 @@ def rows(*, quick: bool, command: str) -> list[Row]:
         result = _ingest_rows(server, quick=quick, command=command)
     result += _tree_rows(quick=quick, command=command)
     receipts = 1 << 16 if quick else 1 << 20
-    for channels in (receipts // 16, receipts):
-        result += _epoch_rows(channels, receipts, command=command)
+    result += _epoch_rows(receipts // 16, receipts, by="fill", command=command)
+    # Every receipt a channel, the most leaves there can be; taking them in one by one would take five minutes.
+    result += _epoch_rows(receipts, receipts, by="write_down", command=command)
     return result

@@ -17,8 +17,19 @@ from quiver.values.frames import AskProof
 from quiver.values.ledger import ChannelState
 from quiver.values.receipt import ChannelHead
 from quiver.wire.protocols import RECEIPTS
-from tests.bench.ingest import EPOCH_MS, Calendar, Load, digest, ingest, make_service, make_submission, open_channel
+from tests.bench.ingest import (
+    CONTRACT,
+    EPOCH_MS,
+    Calendar,
+    Load,
+    digest,
+    ingest,
+    make_service,
+    make_submission,
+    open_channel,
+)
 from tests.bench.measure import peak_rss_bytes
+from tests.live import many_receipts
 
 # Providers that hand in at once: as many batches as may wait for the disk.
 STREAMS = 4096
@@ -64,6 +75,23 @@ def fill(*, path: str, channels: int, receipts: int) -> dict[str, Any]:
     return {"accepted": asyncio.run(main()), "rss_bytes": peak_rss_bytes()}
 
 
+def write_down(*, path: str, channels: int, receipts: int) -> dict[str, Any]:
+    """The same receipts as `fill`, but written straight into the store: what an aggregator that took them has there."""
+
+    async def main() -> None:
+        store, keypairs = SqliteStore(path), [_provider(number) for number in range(STREAMS)]
+        states = (open_channel(keypairs[n % STREAMS], n // STREAMS) for n in range(channels))
+        rows = many_receipts.make_rows(
+            receipts // channels, channels=((state.channel, state.provider) for state in states),
+            epoch=Calendar().utc_ms() // EPOCH_MS, key=keypairs[0].public_key, contract=CONTRACT,
+        )  # fmt: skip
+        await many_receipts.write(store, rows)
+        await store.close()
+
+    asyncio.run(main())
+    return {"accepted": receipts}
+
+
 def close(*, path: str, channels: int) -> dict[str, Any]:
     """A restart on that store, the close of its epoch, then proofs of channels as a provider gets them: bytes of whole answers."""
     known: dict[ChannelId, ChannelState] = {}
@@ -83,14 +111,14 @@ def close(*, path: str, channels: int) -> dict[str, Any]:
         told |= {"close_s": time.perf_counter() - began, "close_cpu_s": time.process_time() - began_cpu}
         told |= {"rss_bytes": peak_rss_bytes()}
         providers = [_provider(number) for number in range(STREAMS)]
-        asked = [open_channel(providers[n % STREAMS], n % (channels // STREAMS)) for n in range(PROOFS)]
+        asked = [open_channel(providers[n % STREAMS], n // STREAMS) for n in range(min(PROOFS, channels))]
         known.update((state.channel, state) for state in asked)
         began_cpu = time.process_time()
         for state in asked:
             answer = service.answers.prove(AskProof(epoch=epoch, channel=state.channel))
             RECEIPTS.encode(answer)
             assert answer.proof is not None and answer.proof.count == channels
-        told["proofs_per_cpu_s"] = PROOFS / (time.process_time() - began_cpu)
+        told["proofs_per_cpu_s"] = len(asked) / (time.process_time() - began_cpu)
         await store.close()
         pool.close()
         return told
@@ -98,7 +126,7 @@ def close(*, path: str, channels: int) -> dict[str, Any]:
     return asyncio.run(main())
 
 
-WORLDS = {"fill": fill, "close": close}
+WORLDS = {"fill": fill, "write_down": write_down, "close": close}
 
 if __name__ == "__main__":
     print(json.dumps(WORLDS[sys.argv[1]](**json.loads(sys.argv[2]))))

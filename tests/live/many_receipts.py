@@ -15,11 +15,15 @@ ROWS_PER_COMMIT = 5000
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def make_rows(receipts, *, channels, epoch, key, contract):
-    """`receipts` of the open `epoch`, dealt to `channels` of one provider key."""
-    each = receipts // channels
-    for number in range(channels):
-        channel = ChannelId(hashlib.sha256(b"channel %d" % number).digest())
+def make_channels(count):
+    """Of nobody."""
+    for number in range(count):
+        yield ChannelId(hashlib.sha256(b"channel %d" % number).digest()), Address(bytes(20))
+
+
+def make_rows(each, *, channels, epoch, key, contract):
+    """`each` receipts of the open `epoch` for every one of `channels` (pairs of its id and the provider's account), under one key."""
+    for channel, provider in channels:
         prefix = epoch_key(epoch) + channel
         for seq in range(1, each + 1):
             body = ReceiptBody(
@@ -35,7 +39,7 @@ def make_rows(receipts, *, channels, epoch, key, contract):
         known = KnownChannel(head=head, epoch=epoch, provider_key=key, acknowledgement=ack)
         leaf = Leaf(epoch=epoch, channel=channel, cum=5 * each, seq=each, head=bytes(32))
         yield (CHANNELS, channel, _encode(known))
-        yield (LEAVES, prefix, _encode(Entry(leaf=leaf, provider=Address(bytes(20)), acknowledgement=ack)))
+        yield (LEAVES, prefix, _encode(Entry(leaf=leaf, provider=provider, acknowledgement=ack)))
 
 
 async def write(store, rows):

@@ -28,7 +28,7 @@ from quiver.runtime import Deadline
 from quiver.values.frames import AskHeads
 from quiver.wire.protocols import RECEIPTS
 from tests.live.aggregators import Aggregator
-from tests.live.many_receipts import make_rows, write
+from tests.live.many_receipts import make_channels, make_rows, write
 from tests.live.postgres import running_server
 from tests.live.seller import LIMITS
 
@@ -44,7 +44,13 @@ async def fill(open_store, network, keys):
     try:
         await write(
             store,
-            make_rows(RECEIPTS_KEPT, channels=CHANNELS, epoch=epoch, key=keys.public_key, contract=contract),
+            make_rows(
+                RECEIPTS_KEPT // CHANNELS,
+                channels=make_channels(CHANNELS),
+                epoch=epoch,
+                key=keys.public_key,
+                contract=contract,
+            ),
         )
     finally:
         await store.close()
