@@ -108,7 +108,7 @@ async def _settle(given: argparse.Namespace) -> str:
         return bundle
     # A slip of the hand must not replace a key or a store.
     write_new(given.out, bundle + "\n")
-    return f"{given.out} is ready; check it with: python -m quiver.live verify {given.out} --root HEX"
+    return f"{given.out} is ready; check it with: python -m quiver.live verify {given.out} --root HEX --count N"
 
 
 def _show(lines: Sequence[dict[str, Any]], as_json: bool) -> str:

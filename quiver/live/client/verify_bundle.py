@@ -1,7 +1,7 @@
 """Checks a proof bundle by itself: that a provider signed for this request and answer, its payer for the bill, and that the bill is
-under an epoch's root. Needs this file, PyNaCl and coincurve, and the root as the ledger shows it; nothing of QUIVer is trusted.
+under an epoch's root. Needs this file, PyNaCl and coincurve, and root and count as the ledger shows them; QUIVer is not trusted.
 
-    python verify_bundle.py bundle.json --root HEX [--request FILE] [--response FILE] [--session 0xADDRESS]
+    python verify_bundle.py bundle.json --root HEX [--count N] [--request FILE] [--response FILE] [--session 0xADDRESS]
 """
 
 import argparse
@@ -57,8 +57,8 @@ def recover_session(body: Any, ack: Any) -> str:
     return "0x" + keccak256(key.format(compressed=False)[1:])[12:].hex()
 
 
-def check_inclusion(bundle: Any, digest: bytes, root: bytes) -> None:
-    """The receipt leads to the acknowledged head, the head is in the leaf, the leaf under `root` (RFC 6962)."""
+def check_inclusion(bundle: Any, digest: bytes, root: bytes, count: int | None = None) -> None:
+    """The receipt leads to the acknowledged head, the head is in the leaf, the leaf under `root` of `count` (RFC 6962)."""
     body, ack, leaf, proof = bundle["receipt"]["body"], bundle["acknowledgement"], bundle["leaf"], bundle["proof"]
     head = sha256(take(bundle, "head_before", 32) + digest).digest()
     for later in bundle["later"]:
@@ -67,14 +67,14 @@ def check_inclusion(bundle: Any, digest: bytes, root: bytes) -> None:
     check(reached == (leaf["channel"], leaf["seq"], leaf["head"], leaf["cum"]), "head_chain: does not lead to the leaf")
     check(all(ack[name] == leaf[name] for name in ("channel", "seq", "cum", "head")), "ack_leaf: of another state")
     packed = pack(">BQ32sQQQ32s", 0, leaf["epoch"], take(leaf, "channel", 32), 0, leaf["cum"], leaf["seq"], head)
-    node, at, width, siblings = sha256(packed).digest(), proof["index"], proof["count"], list(proof["siblings"])
+    at, width, node, path = proof["index"], proof["count"], sha256(packed).digest(), map(bytes.fromhex, proof["siblings"])  # fmt: skip
+    check(count in (None, width), f"proof_count: of a tree with {width} leaves")
     check(0 <= at < width, "proof_index: no such leaf")
     while width > 1:
         if at ^ 1 < width:
-            sibling = bytes.fromhex(siblings.pop(0))
-            node = sha256(b"\x01" + (sibling + node if at & 1 else node + sibling)).digest()
+            node = sha256(b"\x01" + (next(path) + node if at & 1 else node + next(path))).digest()
         at, width = at >> 1, (width + 1) >> 1
-    check(not siblings and node == root, "proof_root: the leaf is not under this root")
+    check(node == root and not [*path], "proof_root: the leaf is not under this root")
 
 
 def keccak256(data: bytes) -> bytes:
@@ -98,14 +98,14 @@ def main(arguments: list[str] | None = None) -> int:
     """0 and what was verified, or 1 and what does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", help="made by `settle prove`; the files hold the very bytes posted and received")
-    for name in ("--root", "--request", "--response", "--session"):
-        parser.add_argument(name, required=name == "--root")
+    for name in ("--root", "--count", "--request", "--response", "--session"):
+        parser.add_argument(name, required=name == "--root", type=int if name == "--count" else str)
     given = parser.parse_args(arguments)
     try:
         sent, answer = (Path(name).read_bytes() if name else None for name in (given.request, given.response))
         bundle = json.loads(Path(given.bundle).read_bytes())
         digest = check_receipt(bundle["receipt"], sent, bundle["max_tokens"], answer)
-        check_inclusion(bundle, digest, bytes.fromhex(given.root.removeprefix("0x")))
+        check_inclusion(bundle, digest, bytes.fromhex(given.root.removeprefix("0x")), given.count)
         session = recover_session(bundle["receipt"]["body"], bundle["acknowledgement"])
         check((given.session or session).lower() == session, f"ack_signature: signed by {session}, not this one")
     except Exception as problem:  # coincurve raises it bare, and whatever a forger writes must end here
