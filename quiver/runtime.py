@@ -79,10 +79,15 @@ class Alarm:
             self._timer = self._loop.call_at(self._due_s, self._look)
 
     def cancel(self) -> None:
-        """Never call it."""
+        """Never call it; the alarm is used up. Its owner is free to go at once, not when the cyclic collector comes by."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._on_expired = _ignore
+
+
+def _ignore() -> None:
+    """What a cancelled alarm calls."""
 
 
 class Nursery:
