@@ -54,6 +54,7 @@ def add_chain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     deploy.add_argument("--confirmations", type=int, default=Chain().confirmations, metavar="N")
     deploy.add_argument("--fee-gwei-max", type=float, default=FEE_GWEI_MAX, metavar="N", help="most for a unit of gas")
     deploy.add_argument("--out", type=Path, metavar="FILE", help="write the network file with its new [chain] there")
+    deploy.add_argument("--json", action="store_true", help="one JSON object, without the [chain]")
     text = "Show a network's contract: where, up to which block, and one account's coin, credits and bond."
     status = actions.add_parser("status", help=text, description=text)
     status.add_argument("--network", type=Path, required=True, metavar="FILE")
@@ -96,7 +97,7 @@ async def _deploy(given: argparse.Namespace) -> str:
                 rpc, store, keypair.account, keypair.sign_account, cap_wei=round(given.fee_gwei_max * GWEI),
                 stuck_after_s=ChainAccess().stuck_after_s, now=time.monotonic,
             )  # fmt: skip
-            contract, block = await deploy_contract(
+            made = await deploy_contract(
                 sender, aggregator=parse_account(network.aggregator.account, where=str(given.network)),
                 params=network.params, unit=given.unit, confirmations=given.confirmations,
                 **({"token": parse_account(given.token, where="--token")} if given.token else {}),
@@ -105,13 +106,21 @@ async def _deploy(given: argparse.Namespace) -> str:
             await store.close()
             await rpc.close()
     chain = Chain(
-        kind="rpc", id=rpc.chain_id, contract="0x" + contract.hex(), rpc=(given.rpc,), token=given.token,
-        confirmations=given.confirmations, from_block=block, opening_cost_credits=network.chain.opening_cost_credits,
+        kind="rpc", id=rpc.chain_id, contract="0x" + made.contract.hex(), rpc=(given.rpc,), token=given.token,
+        confirmations=given.confirmations, from_block=made.from_block,
+        opening_cost_credits=network.chain.opening_cost_credits,
     )  # fmt: skip
+    if given.out is not None:
+        write_new(given.out, render_network(msgspec.structs.replace(network, chain=chain)))
+    paid = {"transaction": "0x" + made.transaction.hex(), "gas": made.gas, "gas_wei": made.gas_wei}
+    if given.json:
+        told = {"chain": chain.id, "contract": chain.contract, "from_block": chain.from_block, **paid}
+        return json.dumps(told if given.out is None else {**told, "out": str(given.out)})
+    cost = f"transaction {paid['transaction']} used {made.gas} gas, {made.gas_wei} wei"
     if given.out is None:
-        return render_chain(chain)
-    write_new(given.out, render_network(msgspec.structs.replace(network, chain=chain)))
-    return f"0x{contract.hex()} on chain {chain.id}; {given.out} is the network file that names it"
+        # What is printed goes into a network file as it is.
+        return f"# {cost}\n{render_chain(chain)}"
+    return f"{chain.contract} on chain {chain.id}; {given.out} is the network file that names it\n{cost}"
 
 
 async def _status(given: argparse.Namespace) -> str:

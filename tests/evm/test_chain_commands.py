@@ -66,9 +66,9 @@ def test_a_deployment_that_is_paid_for_is_seen_through_while_the_node_is_away_an
                 now=time.monotonic,
             )  # fmt: skip
             proxy.cut += ["eth_sendRawTransaction", "eth_getTransactionReceipt"]
-            contract, _ = await deploy_contract(sender, aggregator=keypair.account, params=Params.minimal())
+            made = await deploy_contract(sender, aggregator=keypair.account, params=Params.minimal())
             await rpc.close()
-            return contract, proxy.cut
+            return made.contract, proxy.cut
 
     contract, left = asyncio.run(story())
     assert left == [] and node.rpc("eth_getCode", hex_address(contract), "latest") != "0x"
@@ -93,6 +93,30 @@ def test_a_deployed_contract_is_in_the_new_network_file_and_shows_its_state(dire
     assert (told["chain"], told["contract"], told["account"]) == (4242, chain.contract, "0x" + account.hex())
     assert (told["transactions"], told["free_credits"], told["transactions_waiting"]) == (0, 0, 0)
     assert told["final_block"] == told["block"] and 0 < told["coin_wei"] < 10**20
+
+
+def test_a_deployment_says_what_it_cost(directory, node):
+    account = keyfile.load(directory / "aggregator.key").account
+
+    def coin_wei():
+        return int(node.rpc("eth_getBalance", hex_address(account), "latest"), 16)
+
+    fund(node, account)
+    held = coin_wei()
+    done = deploy(directory, node, "--json")
+    told = json.loads(done.stdout)
+    assert told["gas_wei"] == held - coin_wei() > 0, done.stderr
+    receipt = node.rpc("eth_getTransactionReceipt", told["transaction"])
+    assert (int(receipt["gasUsed"], 16), receipt["contractAddress"]) == (told["gas"], told["contract"])
+    assert told["from_block"] <= int(receipt["blockNumber"], 16) and told["chain"] == 4242
+    held = coin_wei()
+    # As text it is a comment above the [chain], so that both can go into a network file.
+    first, *lines = deploy(directory, node).stdout.splitlines()
+    assert first.startswith("# transaction 0x") and first.endswith(f" gas, {held - coin_wei()} wei")
+    assert lines[0] == "[chain]"
+    held = coin_wei()
+    done = deploy(directory, node, "--out", str(directory / "on-chain.toml"))
+    assert done.stdout.splitlines()[1].endswith(f" gas, {held - coin_wei()} wei")
 
 
 def test_an_account_without_coin_and_a_file_that_is_there_are_told_before_anything_is_sent(directory, node):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import msgspec
+
 from quiver.errors import Unavailable
 from quiver.ids import Address
 from quiver.live.chain.artefact import UNIT_DEFAULT, contract_address, deployment, load_artefact
@@ -21,6 +23,18 @@ RETRY_S = 2.0
 _log = logging.getLogger("quiver.chain")
 
 
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """A contract that is there, and what it took."""
+
+    contract: Address
+    from_block: int
+    "The first block whose logs may be its own."
+    transaction: bytes
+    gas: int
+    "Units."
+    gas_wei: int
+
+
 async def deploy_contract(
     sender: Sender,
     *,
@@ -29,8 +43,8 @@ async def deploy_contract(
     token: Address = NOBODY,
     unit: int = UNIT_DEFAULT,
     confirmations: int = 0,
-) -> tuple[Address, int]:
-    """Where it is, and the first block whose logs may be its own. Paid for by the sender's account; waits until it is final."""
+) -> Deployed:
+    """Put it there. Paid for by the sender's account; waits until it is final."""
     code = deployment(
         bytes.fromhex(load_artefact().bytecode[2:]), aggregator=aggregator, terms=Terms.from_params(params), token=token,
         unit=unit,
@@ -53,6 +67,8 @@ async def deploy_contract(
             await asyncio.sleep(RETRY_S)
         if not end.done():
             await asyncio.sleep(STEP_S)
-    made = end.result().contract
-    assert made is not None, "a transaction without a receiver makes a contract"
-    return made, before + 1
+    mined = end.result()
+    assert mined.contract is not None, "a transaction without a receiver makes a contract"
+    return Deployed(
+        contract=mined.contract, from_block=before + 1, transaction=mined.hash, gas=mined.gas, gas_wei=mined.gas_wei
+    )

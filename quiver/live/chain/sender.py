@@ -38,6 +38,10 @@ class Mined(msgspec.Struct, frozen=True, kw_only=True):
     hash: bytes
     contract: Address | None
     "That it made, if it was a deployment."
+    gas: int
+    "Units it used."
+    gas_wei: int
+    "What they cost its sender."
 
 
 class Sender:
@@ -171,6 +175,8 @@ class Sender:
             or Mined(
                 hash=bytes.fromhex(receipt["transactionHash"][2:]),
                 contract=Address(bytes.fromhex(made[2:])) if made else None,
+                gas=quantity(receipt["gasUsed"]),
+                gas_wei=gas_of(receipt),
             ),
         )
 
