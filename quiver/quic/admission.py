@@ -1,4 +1,4 @@
-"""Who may connect: bounds of the node and of an address group, incoming rate, and what is half-open.
+"""Who may connect: bounds of the node and of an address group, how often, and what is half-open.
 
 Rules of this file: no clock (callers pass `now`), no I/O. A datagram's source address proves nothing: what was not validated
 (RFC 9000, 8.1) gets half of a group's room and a rate of its own, so that nobody uses up another's by naming its address.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from quiver.quic.address_rates import AddressRates
 from quiver.quic.limits import Quota, Refusal, Tally, address_groups
 from quiver.quic.link import Link
-from quiver.quic.rate import Buckets
 from quiver.quic.streams import CLOSE_RESOURCE_LIMIT
 
 
@@ -24,8 +24,7 @@ class Admission:
         self._groups: Counter[str] = Counter()
         self._half_open: dict[Link, float] = {}
         "Incoming links whose peer is not known, oldest first -> when they began."
-        self._rates = Buckets(limits.connection_rate)
-        self._unvalidated_rates = Buckets(limits.connection_rate)
+        self._rates = AddressRates(limits)
 
     def judge(self, host: str, now: float, *, is_validated: bool) -> Refusal | None:
         """May one more come from `host`? RETRY: only if it shows that it receives what is sent there. Refusals are counted."""
@@ -48,10 +47,9 @@ class Admission:
         if not is_validated:
             if is_crowded or len(self._half_open) >= limits.retry_threshold:
                 return Refusal.RETRY
-            if groups and not self._unvalidated_rates.take(groups[0], now):
-                return Refusal.RETRY
-        elif groups and not self._rates.take(groups[0], now):
-            return Refusal.CONNECTION_RATE
+        refusal = self._rates.take(host, now, is_validated=is_validated)
+        if refusal is not None:
+            return refusal if is_validated else Refusal.RETRY
         if len(self._half_open) >= limits.half_open_max and not self._evict(now):
             return Refusal.HALF_OPEN
         return None
@@ -78,9 +76,14 @@ class Admission:
         if not link.is_dialled:
             self._half_open[link] = now
 
-    def proved(self, link: Link) -> None:
+    def proved(self, link: Link, now: float) -> None:
         """Its peer is known."""
         self._half_open.pop(link, None)
+        self.keep(link, now)
+
+    def keep(self, link: Link, now: float) -> None:
+        """A peer that proved itself was connected until now."""
+        self._rates.keep(link.address[0], now)
 
     def closed(self, link: Link) -> None:
         """It ended, and may still wait for the peer to hear of it."""

@@ -52,7 +52,16 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_site_max: int = 64
     "Per IPv6 /48."
     connection_rate: Rate = Rate(burst=16, per_s=5.0)
-    "Incoming connections of one address group."
+    "Attempts to connect from one IPv4 address or IPv6 /64."
+    network_rate: Rate = Rate(burst=64, per_s=20.0)
+    "The same of a public IPv4 /24 or IPv6 /48; and of all strangers together while `addresses_max` are busy."
+    loopback_rate: Rate = Rate(burst=1024, per_s=256.0)
+    """The same of one loopback address. A whole network lives behind it on a developer's machine: 40 nodes that all dial each
+    other come to a node less than a hundred times. It is still bounded, for whoever stands behind a proxy on the same machine."""
+    addresses_max: int = 4096
+    "Addresses, and networks, of which it is remembered how often they have just tried."
+    known_addresses_max: int = 1024
+    "Addresses at which a peer has proved itself in the last hour: what strangers try costs them nothing."
     half_open_max: int = 256
     "Incoming connections whose peer has not proved who it is yet."
     half_open_grace_s: float = 1.0
@@ -85,6 +94,11 @@ class Refusal(StrEnum):
     CONNECTIONS_PER_PEER = "connections_per_peer"
     CONNECTIONS_PER_GROUP = "connections_per_group"
     CONNECTION_RATE = "connection_rate"
+    "Its address tries too often."
+    NETWORK_RATE = "network_rate"
+    "The network around its address does."
+    CROWD = "crowd"
+    "Too many addresses try at once for each to be told apart, and this one is not known."
     HALF_OPEN = "half_open"
     RETRY = "retry"
     "The client was told to try again with a token."

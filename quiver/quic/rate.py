@@ -31,6 +31,10 @@ class Bucket:
         self._tokens = float(rate.burst)
         self._at_s = now
 
+    def is_full(self, now: float) -> bool:
+        """As if nothing had ever been taken."""
+        return self._tokens + (now - self._at_s) * self._rate.per_s >= self._rate.burst
+
     def take(self, now: float) -> bool:
         """One token, if there is one."""
         rate = self._rate

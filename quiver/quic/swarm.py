@@ -84,7 +84,7 @@ class Swarm:
 
     def admit(self, link: Link, peer_id: PeerId) -> str | None:
         """`link` proved to be `peer_id`; returns why it must be closed, or None."""
-        self.admission.proved(link)
+        self.admission.proved(link, self._clock.now())
         links = self._by_peer.setdefault(peer_id, {})
         most = self.quota.limits.connections_per_peer_max
         if len(links) >= most:
@@ -109,6 +109,7 @@ class Swarm:
         if peer_id is not None and (links := self._by_peer.get(peer_id)) is not None and link in links:
             del links[link]
             self.book.keep(peer_id, self._clock.now())
+            self.admission.keep(link, self._clock.now())
             if not links:
                 del self._by_peer[peer_id]
                 self.quota.forget(peer_id)

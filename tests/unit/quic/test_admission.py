@@ -83,8 +83,8 @@ def test_many_half_open_ones_make_everybody_show_a_token():
     links = [come(door, f"192.0.2.{n}", is_validated=False) for n in range(3)]
     assert come(door, "192.0.2.9", is_validated=False) is Refusal.RETRY
     assert isinstance(come(door, "192.0.2.9", is_validated=True), FakeLink)
-    door.proved(links[0])
-    door.proved(links[1])
+    door.proved(links[0], 0.0)
+    door.proved(links[1], 0.0)
     assert isinstance(come(door, "192.0.2.10", is_validated=False), FakeLink)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from quiver.quic.address_rates import KNOWN_S
 from quiver.quic.limits import Limits, NodeLimits, Refusal
 from quiver.quic.streams import FRAME_COST_BYTES, NEGOTIATION_TIMEOUT_S
 
@@ -44,5 +45,13 @@ def test_the_numbers_are_those_of_the_code():
         node.rpc_rate.burst,
         node.rpc_rate.per_s,
     ]
-    assert row("new ones of an IPv4 address or IPv6 /56") == [node.connection_rate.burst, node.connection_rate.per_s]
+    for name, rate in (
+        ("attempts to connect from an IPv4 address or IPv6 /64", node.connection_rate),
+        ("from a loopback address", node.loopback_rate),
+        ("from a public IPv4 /24 or IPv6 /48", node.network_rate),
+    ):
+        assert row(name) == [rate.burst, rate.per_s]
+    assert row("addresses, and networks, of which attempts are counted") == [node.addresses_max]
+    assert row("addresses at which a peer proved itself in the last hour") == [node.known_addresses_max]
+    assert KNOWN_S == 3600
     assert f"With {node.retry_threshold} half-open" in SECTION
