@@ -13,6 +13,7 @@ from quiver.gateway.hedging import HedgeTerms
 from quiver.gateway.topup import TopUpPolicy
 from quiver.ids import Address, ModelId, model_id_from_digest
 from quiver.live.config_file import Count, NotNegative, Port, Positive, Section, load, read
+from quiver.live.config_limits import LimitsSection
 from quiver.live.config_network import parse_account
 from quiver.live.config_selling import SellingSection
 from quiver.live.config_trust import TrustSection
@@ -142,6 +143,7 @@ class NodeConfig(Section, frozen=True, kw_only=True):
     "A file for the log's JSON lines; empty is standard error."
     log_level: Level = "info"
     transport: TransportSection = TransportSection()
+    limits: LimitsSection = LimitsSection()
     chain: ChainAccess = ChainAccess()
 
 

@@ -88,6 +88,7 @@ async def opened(config: NodeConfig, path: Path) -> AsyncIterator[Node]:
         transport = Host(
             keypair, host=ways.host, port=ways.port, clock=clock, kinds=ways.kinds(where=str(path)),
             announce=parse_addresses(ways.announce, where=str(path)), network=network.prefix(),
+            node_limits=config.limits.node_limits(),
             limits=Limits(
                 stream_window_bytes=network.params.stream_window_bytes, streams_max=network.params.streams_per_peer_max,
                 idle_timeout_s=ways.idle_timeout_s, handshake_timeout_s=network.params.dial_timeout_s,

@@ -9,6 +9,8 @@ from quiver.errors import UsageError
 from quiver.gateway.hedging import HedgeTerms
 from quiver.live import config, config_file, config_network, init
 from quiver.params import Params
+from quiver.quic.limits import NodeLimits
+from quiver.quic.rate import Rate
 
 DIGEST = "ab" * 32
 
@@ -37,6 +39,19 @@ def test_hedging_and_resuming_are_an_operators_choice(tmp_path):
     assert loaded.hedging.terms() == HedgeTerms(after_s=2.0, quantile=0.95, share=0.1) and loaded.resume is True
     with pytest.raises(UsageError, match=r"node.toml: .*hedging.share"):
         config_file.load(write(tmp_path, gateway(more="[hedging]\nshare = 1.5\n")), config.GatewayConfig)
+
+
+def test_rates_of_attempts_to_connect_are_an_operators_choice(tmp_path):
+    loaded = config_file.load(write(tmp_path, gateway()), config.GatewayConfig)
+    assert loaded.limits.node_limits() == NodeLimits()
+    more = "[limits]\nknown_addresses_max = 9\naddress_rate = { burst = 50, per_s = 20.0 }\nloopback_rate.burst = 8\n"
+    loaded = config_file.load(write(tmp_path, gateway(more=more + "loopback_rate.per_s = 2\n")), config.GatewayConfig)
+    assert loaded.limits.node_limits() == NodeLimits(
+        known_addresses_max=9, connection_rate=Rate(burst=50, per_s=20.0), loopback_rate=Rate(burst=8, per_s=2.0)
+    )
+    for wrong, words in (("address_rate = { burst = 50 }", "per_s"), ("network_rate = { burst = 0, per_s = 1 }", "burst")):
+        with pytest.raises(UsageError, match=f"node.toml: .*{words}"):
+            config_file.load(write(tmp_path, gateway(more=f"[limits]\n{wrong}\n")), config.GatewayConfig)
 
 
 def test_an_unknown_key_is_refused_with_file_key_and_the_known_ones(tmp_path):
