@@ -16,6 +16,7 @@ from quiver.identity.peer_id import peer_id_text
 from quiver.ids import Address
 from quiver.live import keyfile
 from quiver.live.config_network import AggregatorAddress, Chain, Network, ShardAddress
+from quiver.live.private_files import FILE_MODE, make_folder
 from quiver.params import Params
 from quiver.settlement.terms import Terms
 from quiver.wire import multiaddr
@@ -53,8 +54,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_new(path: Path, text: str, *, is_private: bool = True) -> None:
     """Write a file that must not exist yet. A node's config may come to hold passwords and hashes of API keys."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mode = 0o600 if is_private else 0o644
+    make_folder(path.parent)
+    mode = FILE_MODE if is_private else 0o644
     try:
         with open(path, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
@@ -147,7 +148,7 @@ def init_role(
         role=role, command=f"python -m quiver.live {role} --config {stem}.toml", key=_text(key.name), network=_text(network),
         store=_text(f"{stem}.sqlite"), host=_text(host), port=port, idle=idle_timeout_s, settings=parts.settings, tables=parts.tables,
     )  # fmt: skip
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     keypair = keyfile.create(key)
     write_new(config, _align(text))
     return keypair

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from quiver.live.private_files import FILE_MODE, make_database, make_folder
 from quiver.live.stores.sqlite import connect
 
 
@@ -17,9 +19,10 @@ def opening(path: Path) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection
 
     Both are closed when the block fails, else the caller's.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{path}.lock", "a") as lock:
+    make_folder(path.parent)
+    with open(f"{path}.lock", "a", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        make_database(path)
         reader, writer = connect(path), connect(path)
         try:
             yield reader, writer

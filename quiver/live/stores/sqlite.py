@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from quiver.errors import UsageError
+from quiver.live.private_files import FILE_MODE, make_database, make_folder
 from quiver.live.stores.group_commit import GroupCommit
 from quiver.live.stores.refusal import StoreInUse
 from quiver.live.stores.rows import SCAN_CHUNK_ROWS, Rows, successor
@@ -56,7 +57,7 @@ class SqliteStore:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         self._lock_file = self._take_lock()
         try:
             self._open()
@@ -66,6 +67,7 @@ class SqliteStore:
         self._group = GroupCommit(self._write, name=str(self._path), remedy="free the disk")
 
     def _open(self) -> None:
+        make_database(self._path)
         try:
             self._writer_connection = connect(self._path)
             try:
@@ -80,7 +82,7 @@ class SqliteStore:
             ) from error
 
     def _take_lock(self) -> int:
-        file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, FILE_MODE)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
