@@ -29,7 +29,7 @@ from quiver.wire.protocols import KAD
 from quiver.wire.yamux_frame import encode_header
 from tests.conformance.transport_suite import ECHO, Note
 
-HOST = "127.0.0.1"
+HOST, OTHER_HOST = "127.0.0.1", "127.0.0.2"
 # It forgives everything, so that only the victim ends anything.
 PATIENT = Limits(waste=Rate(burst=10**9, per_s=1e9))
 
@@ -68,6 +68,31 @@ async def initials(target):
             head = b"\xc0\x00\x00\x00\x01\x08" + os.urandom(8) + b"\x08" + os.urandom(8) + b"\x00\x44\x96"
             sockets[(10 * number + one) % 100].sendto(head + os.urandom(1200 - len(head)), target.quic)
         await asyncio.sleep(0.01)
+
+
+async def handshakes(target):
+    """Whole handshakes from another address of this machine, QUIC and TCP, each begun whatever became of those before."""
+    hosts = [Host(KeyPair(os.urandom(32)), host=OTHER_HOST, kinds=(Kind.QUIC,), limits=PATIENT) for _ in range(8)]
+    for host in hosts:
+        await host.start()
+    ready()
+    for number in count():
+        endpoint = hosts[number % 8]._transport._endpoint
+        link = endpoint.dial(quic_address(*target.quic), target.peer)
+        link.ready.add_done_callback(lambda _, link=link: link.close(0, "again"))
+        asyncio.get_running_loop().call_later(1.0, link.close, 0, "no answer")
+        if number % 4 == 0:
+            await _shake_hands_over_tcp(target)
+        await asyncio.sleep(0.002)
+
+
+async def _shake_hands_over_tcp(target):
+    try:
+        _, writer = await asyncio.open_connection(*target.tcp, local_addr=(OTHER_HOST, 0))
+        writer.write(encode_proposal("/tls/1.0.0"))
+        writer.close()
+    except OSError:
+        pass
 
 
 async def _connect_for_ever(target, first):
@@ -275,7 +300,7 @@ async def ask(host, target, message):
 ATTACKS = {
     attack.__name__: attack
     for attack in (
-        initials, silent_sockets, stalled_handshakes, slow_proposals, slow_frames, resets, oversized, yamux_windows, pings,
+        initials, handshakes, silent_sockets, stalled_handshakes, slow_proposals, slow_frames, resets, oversized, yamux_windows, pings,
         identify_bombs, questions, bogus_records,
     )
 }  # fmt: skip

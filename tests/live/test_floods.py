@@ -52,11 +52,11 @@ async def line(process):
         return (await process.stdout.readline()).decode().strip()
 
 
-def attack(name, *kinds, story=None, limits=None):
+def attack(name, *kinds, story=None, limits=None, node_limits=None):
     """Run an attack beside the peer until each of `kinds` was refused; then `story(b, process)` while it goes on."""
 
     async def main():
-        a, b = Host(KeyPair(b"a" * 32)), Host(KeyPair(b"b" * 32), limits=limits)
+        a, b = Host(KeyPair(b"a" * 32)), Host(KeyPair(b"b" * 32), limits=limits, node_limits=node_limits)
         await a.start()
         await b.start()
         b.answer(ECHO, lambda peer, note: note)
@@ -144,6 +144,12 @@ def newcomer(kind):
 
 def test_connections_that_never_come_to_be_from_many_ports():
     attack("initials", Refusal.RETRY, story=newcomer(Kind.QUIC))
+
+
+def test_handshakes_from_one_address_as_fast_as_they_come():
+    """Both addresses are this machine's; they get what a stranger's would. Whoever comes from the other one is served."""
+    limits = NodeLimits(loopback_rate=LIMITS.connection_rate)
+    attack("handshakes", Refusal.CONNECTION_RATE, Refusal.RETRY, story=newcomer(Kind.QUIC), node_limits=limits)
 
 
 def test_sockets_that_say_nothing():

@@ -49,7 +49,10 @@ def test_rates_of_attempts_to_connect_are_an_operators_choice(tmp_path):
     assert loaded.limits.node_limits() == NodeLimits(
         known_addresses_max=9, connection_rate=Rate(burst=50, per_s=20.0), loopback_rate=Rate(burst=8, per_s=2.0)
     )
-    for wrong, words in (("address_rate = { burst = 50 }", "per_s"), ("network_rate = { burst = 0, per_s = 1 }", "burst")):
+    for wrong, words in (
+        ("address_rate = { burst = 50 }", "per_s"),
+        ("network_rate = { burst = 0, per_s = 1 }", "burst"),
+    ):
         with pytest.raises(UsageError, match=f"node.toml: .*{words}"):
             config_file.load(write(tmp_path, gateway(more=f"[limits]\n{wrong}\n")), config.GatewayConfig)
 
