@@ -21,5 +21,7 @@ def quiet_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        # Frozen and thawed, what the run has made counts as old: else the next object made would have all of it walked.
+        gc.freeze()
         gc.set_threshold(*old)
         gc.unfreeze()
