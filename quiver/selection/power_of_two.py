@@ -31,15 +31,17 @@ def choose_of_d(
     two still has a second choice. `reason` may name `{score}`.
     """
     drawn = rng.sample(candidates, min(max(RANKED_MAX, d), len(candidates)))
-    winners: list[Scored] = []
-    losers: list[Scored] = []
-    for first in range(0, len(drawn), d):
-        group = sorted(((load(candidate), place) for place, candidate in enumerate(drawn[first : first + d], first)))
-        scored = [Scored(peer=drawn[at].peer, score=value, reason=reason.format(score=value)) for value, at in group]
-        winners.append(scored[0])
-        losers += scored[1:]
-    losers.sort(key=lambda scored: scored.score)
-    return Decision(ranked=(*winners, *losers)[:RANKED_MAX], policy=policy)
+    loads = [load(candidate) for candidate in drawn]
+    places = range(len(drawn))
+    winners = [min(places[first : first + d], key=loads.__getitem__) for first in places[::d]]
+    losers = sorted([place for place in places if place not in winners], key=loads.__getitem__)
+    # Many loads are the same, and to write a reason takes as long as all the comparing.
+    reasons = {value: reason.format(score=value) for value in set(loads)}
+    ranked = [
+        Scored(peer=drawn[place].peer, score=loads[place], reason=reasons[loads[place]])
+        for place in (*winners, *losers)[:RANKED_MAX]
+    ]
+    return Decision(ranked=tuple(ranked), policy=policy)
 
 
 class PowerOfTwo:
