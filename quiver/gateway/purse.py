@@ -223,7 +223,8 @@ class Purse:
         balance = runtime.ledger.balance(runtime.signer.account)
         obstacle = self.top_up.find_obstacle(amount, balance=balance, locked=locked, day=day)
         if obstacle is not None:
-            self.concerns.warn(TOP_UPS, obstacle)
+            detail, _, fix = obstacle.partition(": ")
+            self.concerns.warn(TOP_UPS, detail, fix)
             raise Unavailable(f"no credits for a channel: {obstacle}")
         asked = locked.on_asked(amount, day=day)
         try:
@@ -231,7 +232,10 @@ class Purse:
             await runtime.ledger.submit(transaction)
         except QuiverError as error:
             if isinstance(error, SettlementError):
-                self.concerns.warn(TOP_UPS, f"{amount} credits could not be locked in a channel: {error}")
+                self.concerns.warn(
+                    TOP_UPS, f"{amount} credits could not be locked in a channel: {error}",
+                    "deposit more if they are missing; the next request that needs it tries again",
+                )  # fmt: skip
             await runtime.store.commit(locked.on_refused(amount, day=day))
             raise
         locked.on_done(amount)

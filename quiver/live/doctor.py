@@ -26,6 +26,7 @@ from quiver.live.config_file import resolve
 from quiver.live.config_network import Network, load_network, parse_peer
 from quiver.live.doctor_database import check_database
 from quiver.live.doctor_reachability import reachable
+from quiver.live.doctor_settlement import find_concerns
 from quiver.live.finding import Finding, Status, fail, ok
 from quiver.live.http.admin import LOOPBACK
 from quiver.live.http.serve import is_loopback, tls_context
@@ -76,7 +77,19 @@ async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     checks.append(lambda: _clock(config))
     for check in checks:
         findings.append(await check())
-    return findings
+    return [*findings, *await _concerns(config, path)]
+
+
+async def _concerns(config: NodeConfig, path: Path) -> list[Finding]:
+    """Of a provider and a gateway: an aggregator's are in its log."""
+    if not isinstance(config, ProviderConfig | GatewayConfig):
+        return []
+    try:
+        keypair = keyfile.load(resolve(path, config.key))
+    except QuiverError:
+        # Said under its own name above.
+        return []
+    return await find_concerns(config, path, keypair.peer_id)
 
 
 def _key(config: NodeConfig, path: Path) -> Finding:

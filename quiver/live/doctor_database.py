@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from quiver.errors import QuiverError
+from quiver.errors import QuiverError, UsageError
 from quiver.ids import PeerId
 from quiver.live.finding import Finding, fail, ok
 from quiver.live.stores.choice import check_driver
 from quiver.live.stores.version import check_version
+
+
+def read_row(url: str, peer_id: PeerId, table: str, key: bytes) -> bytes | None:
+    """One row of a node's store, whether it runs or not; None where it is not there. `UsageError` if the server can't be asked."""
+    check_driver()
+    import psycopg
+    from psycopg import sql
+
+    from quiver.live.stores.postgres import read_version
+    from quiver.live.stores.postgres_url import Server, schema_of
+
+    server, schema = Server(url), schema_of(peer_id)
+    try:
+        with closing(server.connect()) as connection:
+            if read_version(connection, schema) is None:
+                return None
+            query = sql.SQL("SELECT value FROM {} WHERE tab = %s AND key = %s").format(sql.Identifier(schema, "rows"))
+            row = connection.execute(query, (table, key)).fetchone()
+    except psycopg.Error as error:
+        raise UsageError(f"{server}: {server.clean(error)}") from error
+    return None if row is None else bytes(row[0])
 
 
 def check_database(url: str, peer_id: PeerId) -> Finding:

@@ -155,7 +155,7 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
                 await node.dht.run()
 
             await _until(
-                stop, _after_join(node, announce), service.run(), settler.run(),
+                stop, _after_join(node, announce), service.run(), settler.run(), settler.watcher.concerns.run(),
                 remind(lambda: settler.health, node.runtime.clock),
                 follow_gas_price(config, node.network, settler, node.runtime.clock),
             )  # fmt: skip
@@ -214,8 +214,9 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
         async with admin_door(service.till, config.selling.admin_port if config.selling is not None else 0):
             concerns = service.purse.concerns
             await _until(
-                stop, _after_join(node, discover), remind(lambda: concerns.health, runtime.clock), before_cancel=goodbye
-            )
+                stop, _after_join(node, discover), concerns.run(), remind(lambda: concerns.health, runtime.clock),
+                before_cancel=goodbye,
+            )  # fmt: skip
 
 
 def count_ready(service: GatewayService) -> int:

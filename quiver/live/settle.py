@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from quiver.concerns import Concern, read_concerns
 from quiver.errors import UsageError
 from quiver.identity.keys import verify_session
 from quiver.identity.signing import ack_digest, ack_domain
@@ -42,7 +43,7 @@ ALL_DUE = ClaimPolicy(amount_min=1, age_s_max=0.0, worth_factor=0)
 
 
 class ChannelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of `settle status`."""
+    """One channel of `settle status`."""
 
     channel: str
     other: str
@@ -60,7 +61,23 @@ class ChannelStatus(msgspec.Struct, frozen=True, kw_only=True):
     closed: bool
 
 
-def status(desk: Desk) -> list[ChannelStatus]:
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """All of `settle status`."""
+
+    channels: list[ChannelStatus]
+    warnings: list[Concern]
+    "What the node can't help alone, as it last kept it; oldest first."
+    more_warnings: int
+    "Further ones, which only its log has."
+
+
+def status(desk: Desk) -> Status:
+    """Every channel of a provider or a gateway that its store knows and the ledger shows, and what to look after."""
+    channels, held = channels_of(desk), read_concerns(desk.store)
+    return Status(channels=channels, warnings=held.concerns, more_warnings=held.more)
+
+
+def channels_of(desk: Desk) -> list[ChannelStatus]:
     """Every channel of a provider or a gateway that its store knows and the ledger shows."""
     lines, leaves = [], Leaves.load(desk.store)
     for log in _logs(desk):

@@ -10,15 +10,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from quiver.live import process
+from quiver.live.times import utc_text
+
+if TYPE_CHECKING:
+    from quiver.live.settle import Status
 
 FORMAT = argparse.RawDescriptionHelpFormatter
 _ACTIONS = {
-    "status": "each channel: locked, paid, served, signed for, due, exits, keys",
+    "status": "each channel: locked, paid, served, signed for, due, exits, keys; and what the node warns of, since when, what to do",
     "claim": "a provider: claim everything that is due, now",
     "exit": "a gateway: ask for a channel's rest back; once the delay is over, take it",
     "dispute": "promises held and leaves on trial, and what is to be done about each",
@@ -93,7 +97,7 @@ async def _settle(given: argparse.Namespace) -> str:
     async with opened_desk(given.config, sends=sends) as desk:
         match given.action:
             case "status":
-                return _show([msgspec.structs.asdict(line) for line in settle.status(desk)], given.json)
+                return _show_status(settle.status(desk), given.json)
             case "claim":
                 return _show(await settle.claim(desk), given.json)
             case "exit":
@@ -109,6 +113,17 @@ async def _settle(given: argparse.Namespace) -> str:
     # A slip of the hand must not replace a key or a store.
     write_new(given.out, bundle + "\n")
     return f"{given.out} is ready; check it with: python -m quiver.live verify {given.out} --root HEX --count N"
+
+
+def _show_status(status: Status, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(msgspec.to_builtins(status))
+    told = [msgspec.structs.asdict(line) for line in status.channels]
+    for one in status.warnings:
+        told.append({"warning": one.detail, "since": utc_text(one.since_ms), "to do": one.fix})
+    if status.more_warnings:
+        told.append({"further warnings": f"{status.more_warnings}, in the log"})
+    return _show(told, as_json=False)
 
 
 def _show(lines: Sequence[dict[str, Any]], as_json: bool) -> str:

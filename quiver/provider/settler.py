@@ -7,7 +7,7 @@ in `watch`. What one channel or the aggregator does wrong costs a round, never a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from quiver.errors import PeerError, QuiverError, ReceiptMismatch, SettlementError, WireCode
 from quiver.ids import Address, ChannelId, PeerId
@@ -36,6 +36,7 @@ from quiver.values.receipt import Acknowledgement
 from quiver.wire.protocols import RECEIPTS
 
 Proofs = dict[ChannelId, tuple[Leaf, Proof]]
+CLAIM_OF = "claim of "
 
 
 class Settler:
@@ -122,7 +123,11 @@ class Settler:
                 await self.watcher.look()
                 self.watcher.concerns.clear("ledger")
             except QuiverError as error:
-                self.watcher.concerns.warn("ledger", f"the ledger or the store is away; exits are not watched: {error}")
+                self.watcher.concerns.warn(
+                    "ledger",
+                    f"the ledger or the store is away: {error}",
+                    "look after it; until then no exit is watched",
+                )
 
     def _load(self) -> None:
         """Once a life: the channels of lives before this one."""
@@ -223,6 +228,7 @@ class Settler:
         candidates, proofs = await self._claimables()
         now_ms = self.runtime.clock.utc_ms()
         planned = plan_claims(candidates, policy=self.policy, now_ms=now_ms, gas_price_wei=self.gas_price_wei)
+        self._clear_over(planned)
         for transaction, group in make_transactions(planned, proofs, self.runtime.signer.account):
             try:
                 await self.runtime.ledger.submit(transaction)
@@ -234,6 +240,12 @@ class Settler:
                 continue
             for claim in group:
                 self.watcher.concerns.clear(_subject(claim))
+
+    def _clear_over(self, planned: Iterable[PlannedClaim]) -> None:
+        """What somebody else claimed, or what is lost since its channel is closed, needs nobody's care."""
+        concerns, due = self.watcher.concerns, {_subject(claim) for claim in planned}
+        for subject in [one for one in concerns.by_subject if one.startswith(CLAIM_OF) and one not in due]:
+            concerns.clear(subject)
 
     async def _claim_alone(self, claim: PlannedClaim, proofs: Proofs) -> SettlementError | None:
         try:
@@ -251,6 +263,7 @@ class Settler:
                     _subject(claim),
                     f"{claim.due} credits of channel {claim.acknowledgement.channel.hex()} are lost after utc_ms "
                     f"{claim.last_ms}, and the claim was refused: {error}",
+                    "see to what the ledger names; each round tries again, `settle claim` does at once",
                 )
 
     async def _claimables(self) -> tuple[list[Claimable], Proofs]:
@@ -285,4 +298,4 @@ class Settler:
 
 
 def _subject(claim: PlannedClaim) -> str:
-    return f"claim of {claim.acknowledgement.channel.hex()}"
+    return CLAIM_OF + claim.acknowledgement.channel.hex()

@@ -15,7 +15,7 @@ from quiver.provider.leaves import Leaves
 from quiver.provider.watch import Asked, Docket, Step, judge_leaf, judge_promise
 from quiver.receipts.promises import check_promise, verify_commitment, verify_promise
 from quiver.runtime import Runtime
-from quiver.settlement.challenges import subject_of_omission
+from quiver.settlement.challenges import WHOLE_EPOCH, subject_of_omission
 from quiver.settlement.merkle import hash_leaf
 from quiver.settlement.terms import Terms
 from quiver.trace import EvidenceRecorded
@@ -34,6 +34,7 @@ from quiver.values.receipt import Acknowledgement
 
 # After a restart at most this many events are read again, so that not every round of a quiet provider costs a write.
 EVENTS_REREAD_MAX = 1000
+REFUSED_FIX = "`settle dispute` shows where it stands; the next round decides anew"
 
 
 class Watcher:
@@ -70,8 +71,8 @@ class Watcher:
             name = self._record(error)
             self.concerns.warn(
                 "promises",
-                f"{peer_id_text(self._aggregator)} promises what its bond does not answer for ({name}): what it then leaves "
-                "out of a root is claimed directly, and nobody is slashed for it",
+                f"{peer_id_text(self._aggregator)} promises what its bond does not answer for ({name})",
+                "tell its operator; what it then leaves out of a root is claimed directly, and nobody is slashed for it",
             )
             return []
         self.concerns.clear("promises")
@@ -111,8 +112,9 @@ class Watcher:
         for leaf in self.docket.challenged:
             await self._judge_leaf(leaf)
         for epoch, signed in list(self._bad_heads.items()):
-            del self._bad_heads[epoch]
-            await self._judge_head(epoch, signed)
+            if await self._is_head_over(epoch, signed):
+                del self._bad_heads[epoch]
+                self.concerns.clear(_head(epoch))
 
     async def _read_events(self) -> None:
         ledger = self._runtime.ledger
@@ -144,26 +146,28 @@ class Watcher:
             )
         elif step is Step.WARN:
             self.concerns.warn(
-                name, f"{name} is broken, and an accusation needs {self._terms.stake} free credits: deposit them"
+                name, f"{name} is broken, and an accusation needs {self._terms.stake} free credits", "deposit them"
             )
         elif step is Step.FORGET:
             await runtime.store.commit(self.docket.forget_promise(promise))
             self._asked.pop(key, None)
             self.concerns.clear(name)
 
-    async def _judge_head(self, epoch: int, signed: SignedCommitment) -> None:
-        """Two roots by one signer are proof; one that somebody made up is worth no transaction."""
+    async def _is_head_over(self, epoch: int, signed: SignedCommitment) -> bool:
+        """Two roots by one signer are proof, once; one that somebody made up is worth no transaction."""
         runtime, ledger = self._runtime, self._runtime.ledger
         posted = ledger.epoch(epoch)
         bond = None if posted is None else ledger.bond(posted.poster)
-        if bond is None:
-            return
+        if posted is None or bond is None or ledger.challenge(Fault.HEAD, epoch, WHOLE_EPOCH) is not None:
+            return True
+        if runtime.clock.utc_ms() >= posted.submitted_ms + self._terms.challenge_window_ms:
+            return True
         try:
             await verify_commitment(runtime.verifier, ledger, signed, bond.signer)
         except PeerError as error:
             self._record(error)
-            return
-        await self._send(ProveBadHead(sender=runtime.signer.account, signed=signed), f"head of epoch {epoch}")
+            return True
+        return await self._send(ProveBadHead(sender=runtime.signer.account, signed=signed), _head(epoch))
 
     async def _judge_leaf(self, leaf: Leaf) -> None:
         runtime = self._runtime
@@ -178,20 +182,28 @@ class Watcher:
             await self._send(answer, name)
         elif step is Step.WARN:
             self.concerns.warn(
-                name, f"{name} is challenged, and the acknowledgement that answers is not here: ask its aggregator"
+                name, f"{name} is challenged, and the acknowledgement that answers is not here", "ask its aggregator"
             )
         elif step is Step.FORGET:
             await runtime.store.commit(self.docket.forget_leaf(leaf))
             self.concerns.clear(name)
 
-    async def _send(self, transaction: Transaction, name: str) -> None:
-        """A refusal is a warning: the next round decides anew from what the ledger then shows."""
+    async def _send(self, transaction: Transaction, name: str) -> bool:
+        """Whether it was taken. A refusal is a warning: the next round decides anew from what the ledger then shows."""
         try:
             await self._runtime.ledger.submit(transaction)
             self.concerns.clear(name)
+            return True
         except SettlementError as error:
-            self.concerns.warn(name, f"{name}: {type(transaction).__name__} was refused: {error}")
+            self.concerns.warn(name, f"{name}: {type(transaction).__name__} was refused: {error}", REFUSED_FIX)
         except QuiverError as error:
             self.concerns.warn(
-                name, f"{name}: {type(transaction).__name__} could not be sent, next round again: {error}"
+                name,
+                f"{name}: {type(transaction).__name__} could not be sent: {error}",
+                "look after the ledger; it is sent again next round",
             )
+        return False
+
+
+def _head(epoch: int) -> str:
+    return f"head of epoch {epoch}"

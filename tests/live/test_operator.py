@@ -40,7 +40,7 @@ def command(devnet, *arguments):
 
 
 def status(devnet, name=PROVIDER):
-    return json.loads(command(devnet, "settle", "status", "--config", f"{name}.toml", "--json"))
+    return json.loads(command(devnet, "settle", "status", "--config", f"{name}.toml", "--json"))["channels"]
 
 
 def test_from_a_request_to_its_proof_while_everything_runs(devnet, tmp_path):
@@ -125,3 +125,35 @@ def test_kill_9_at_any_moment_loses_no_acknowledged_credit_and_forks_no_channel(
         assert line["paid"] == line["acknowledged"]
     report = json.loads(command(devnet, "earnings", "--config", f"{PROVIDER}.toml", "--json"))["sum"]
     assert report["claimed"] == sum(head.cum for head in signed.values()) and report["unclaimed"] == report["lost"] == 0
+
+
+def test_what_a_gateway_warns_of_is_shown_after_its_death_and_until_it_ends(devnet):
+    path = devnet.directory / "gateway.toml"
+    plain = path.read_text()
+
+    def restart(rules):
+        devnet.kill("gateway")
+        path.write_text(f"{plain}\n[top_up]\n{rules}\n")
+        devnet.restart("gateway")
+        devnet.wait_for_providers(1)
+        assert httpx.post(f"{devnet.gateway_url}/generate", json=BODY, timeout=30).status_code == 200
+
+    def warnings():
+        return json.loads(command(devnet, "settle", "status", "--config", "gateway.toml", "--json"))["warnings"]
+
+    assert warnings() == []
+    # Every request finds its channel low, and nothing may be locked.
+    restart(f"low_share = 1.0\nbalance_floor = {10**15}")
+    (warned,) = until(warnings, "the warning")
+    assert f"{10**15} must stay" in warned["detail"]
+    assert warned["fix"] == "deposit more, or lower [top_up] balance_floor"
+    assert httpx.get(f"{devnet.gateway_url}/health").json()["warnings"] == 1
+    devnet.kill("gateway")
+    assert warnings() == [warned]
+    assert "to do: deposit more, or lower [top_up] balance_floor" in command(
+        devnet, "settle", "status", "--config", "gateway.toml"
+    )
+    found = json.loads(command(devnet, "doctor", "--config", "gateway.toml", "--json"))
+    assert [one["fix"] for one in found if one["check"] == "warning"] == [warned["fix"]]
+    restart("low_share = 1.0")
+    until(lambda: not warnings(), "the end of the warning")

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from quiver.concerns import Concern, Held
 from quiver.live.__main__ import main
 from quiver.live.chain.spent import SPENT, Spent, account_prefix
 from quiver.live.client import verify_bundle
@@ -48,13 +49,37 @@ def run_json(capsys, *arguments):
 
 
 def test_both_ends_see_the_channel(story, capsys):
-    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))["channels"]
     assert line["channel"] == story.channel.hex() and line["other"] == "0x" + story.keys["gateway"].account.hex()
     assert {name: line[name] for name in ("locked", "paid", "served", "acknowledged", "due", "proven_epoch")} == {
         "locked": 1_000, "paid": 0, "served": 650, "acknowledged": 600, "due": 600, "proven_epoch": 0,
     }  # fmt: skip
-    (line,) = run_json(capsys, "settle", "status", "--config", story.config("gateway"))
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("gateway"))["channels"]
     assert (line["served"], line["acknowledged"]) == (600, 600)
+
+
+def test_what_the_node_warns_of_is_shown_with_its_beginning_and_what_to_do(story, capsys):
+    assert run_json(capsys, "settle", "status", "--config", story.config("provider"))["warnings"] == []
+    store, config = story.stores["provider"], story.config("provider")
+
+    def keep(row):
+        asyncio.run(store.commit([("concerns", b"held", row)]))
+
+    concern = Concern(subject="ledger", detail="it is away", fix="look after it", since_ms=20_000 * DAY_MS)
+    keep(msgspec.msgpack.encode(Held(concerns=[concern], more=2)))
+    shown = run_json(capsys, "settle", "status", "--config", config)
+    assert shown["more_warnings"] == 2 and shown["warnings"] == [
+        {"subject": "ledger", "detail": "it is away", "fix": "look after it", "since_ms": 20_000 * DAY_MS}
+    ]
+    out = run(capsys, "settle", "status", "--config", config)[1]
+    assert "warning: it is away\nsince: 2024-10-04 00:00:00 UTC\nto do: look after it\n" in out
+    found = json.loads(run(capsys, "doctor", "--config", config, "--json")[1])
+    (warned,) = [one for one in found if one["check"] == "warning"]
+    assert (warned["status"], warned["fix"]) == ("warn", "look after it")
+    assert warned["detail"] == "since 2024-10-04 00:00:00 UTC: it is away; 2 more are in the log"
+    keep(None)
+    found = json.loads(run(capsys, "doctor", "--config", config, "--json")[1])
+    assert [one["detail"] for one in found if one["check"] == "warnings"] == ["none"]
 
 
 def test_earnings_before_and_after_a_claim(story, capsys):
@@ -87,7 +112,7 @@ def test_a_gateway_leaves_and_a_provider_sees_it(story, capsys):
         capsys, "settle", "exit", "--config", story.config("gateway"), "--channel", story.channel.hex(), "--json"
     )
     assert code == 0 and "may finish in" in out
-    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))["channels"]
     assert line["exit_at_ms"] is not None
 
 
@@ -97,7 +122,7 @@ def test_a_gateway_changes_its_session_key_once_at_a_time(story, capsys):
     assert code == 0 and out.startswith(f"{story.channel.hex()}: 0x{new.hex()} signs in")
     code, out, _ = run(capsys, "keys", "rotate", "--config", story.config("gateway"))
     assert code == 0 and "a change is under way" in out
-    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))
+    (line,) = run_json(capsys, "settle", "status", "--config", story.config("provider"))["channels"]
     assert line["key_until_ms"] is not None
     code, out, _ = run(capsys, "keys", "rotate", "--config", story.config("provider"))
     assert code == 0 and "no channel" in out

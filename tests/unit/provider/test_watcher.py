@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from quiver.errors import SettlementError, Unavailable
 from quiver.ids import Address, ChannelId
 from quiver.params import Params
 from quiver.provider.leaves import Leaves
 from quiver.provider.watcher import Watcher
 from quiver.receipts.promises import sign_commitment, sign_promise
+from quiver.settlement.terms import Terms
 from quiver.trace import EvidenceRecorded, SettlementWarned
 from quiver.values.ledger import BondState, Commitment, EpochState, ProveBadHead, SignedCommitment
 from quiver.values.receipt import Acknowledgement, ChannelHead
@@ -33,10 +35,11 @@ class Ledger:
     chain_id, contract = 31337, Address(b"\x0c" * 20)
 
     def __init__(self, bonded):
-        self._bonded, self.sent = bonded, []
+        self.bonded, self.sent = bonded, []
+        self.refusal = self.proven = None
 
     def bond(self, account):
-        is_there = self._bonded and account == POSTER.account
+        is_there = self.bonded and account == POSTER.account
         return BondState(account=account, signer=POSTER.session_address, amount=2_000) if is_there else None
 
     def epoch(self, number):
@@ -45,7 +48,12 @@ class Ledger:
     def events(self, cursor):
         return []
 
+    def challenge(self, fault, epoch, subject):
+        return self.proven
+
     async def submit(self, transaction):
+        if self.refusal is not None:
+            raise self.refusal
         self.sent.append(transaction)
 
 
@@ -53,11 +61,11 @@ class Desk:
     """A watcher of one provider, and what it said."""
 
     def __init__(self, *, bonded=True):
-        self.events, self.ledger = [], Ledger(bonded)
+        self.events, self.ledger, self.utc_ms = [], Ledger(bonded), 1_000
         self.runtime = SimpleNamespace(
             ledger=self.ledger, verifier=SimVerifier(), store=MemoryStore(), signer=PROVIDER,
             params=Params(slash_credits=100), trace=SimpleNamespace(emit=self.events.append),
-            clock=SimpleNamespace(now=lambda: 1.0, utc_ms=lambda: 1_000),
+            clock=SimpleNamespace(now=lambda: 1.0, utc_ms=lambda: self.utc_ms),
         )  # fmt: skip
         self.watcher = Watcher(
             self.runtime, {}, Leaves(), aggregator=STRANGER.peer_id, poster=POSTER.account
@@ -69,6 +77,9 @@ class Desk:
             return await self.watcher.on_promise(replace(promise, **changed), ACK, epoch)
 
         return asyncio.run(flow())
+
+    def look(self):
+        asyncio.run(self.watcher.look())
 
     def said(self, kind):
         return [event for event in self.events if isinstance(event, kind)]
@@ -123,3 +134,41 @@ def test_another_root_is_accused_only_when_the_posters_signer_signed_it(signer, 
     asyncio.run(flow())
     assert [type(one) for one in desk.ledger.sent] == [ProveBadHead] * accused
     assert [event.kind for event in desk.said(EvidenceRecorded)] == ["commitment_signature"] * (not accused)
+
+
+def two_roots(desk):
+    """The poster's signer signed another root than the one that is posted."""
+
+    async def flow():
+        other = replace(POSTED, root=b"\x08" * 32)
+        signature = await sign_commitment(POSTER, desk.ledger, other)
+        desk.watcher.on_commitment(SignedCommitment(commitment=other, signature=signature))
+
+    asyncio.run(flow())
+
+
+def test_an_accusation_that_could_not_be_sent_is_sent_next_round():
+    desk = Desk()
+    two_roots(desk)
+    desk.ledger.refusal = Unavailable("nobody answers")
+    desk.look()
+    assert "head of epoch 7: ProveBadHead could not be sent: nobody answers" in desk.watcher.concerns.health
+    desk.ledger.refusal = None
+    desk.look()
+    desk.look()
+    assert [type(one) for one in desk.ledger.sent] == [ProveBadHead] and desk.watcher.concerns.health is None
+
+
+@pytest.mark.parametrize("somebody", [True, False])
+def test_an_accusation_that_is_refused_is_no_concern_once_another_made_it_or_nobody_can_any_more(somebody):
+    desk = Desk()
+    two_roots(desk)
+    desk.ledger.refusal = SettlementError("reverted")
+    desk.look()
+    assert "was refused: reverted" in desk.watcher.concerns.health
+    if somebody:
+        desk.ledger.proven = object()
+    else:
+        desk.utc_ms = Terms.from_params(Params()).challenge_window_ms
+    desk.look()
+    assert desk.watcher.concerns.health is None and desk.ledger.sent == []
