@@ -18,7 +18,6 @@ from quiver.runtime import Runtime
 from quiver.selection.candidates import InFlight
 from quiver.values import frames
 from quiver.values.offer import Offer
-from quiver.values.receipt import SignedReceipt
 from quiver.values.request import Final, TokenChunk
 
 Connect = Callable[[Offer], Awaitable[ProviderLink]]
@@ -30,7 +29,6 @@ class Attempt:
 
     __slots__ = (
         "offer", "link", "started_s", "first_token_s", "delivery", "_runtime", "_session", "_asked", "_guard", "_connect", "_inbox",
-        "_receipt",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, session: Session, offer: Offer, guard: InFlight, connect: Connect) -> None:
@@ -46,7 +44,6 @@ class Attempt:
         self._guard = guard
         self._connect = connect
         self._inbox: RequestInbox | None = None
-        self._receipt: SignedReceipt | None = None
 
     async def _begin(self) -> tuple[ProviderLink, RequestInbox]:
         """Send the request, hold the quote against the offer, reserve its maximum and accept."""
@@ -94,25 +91,21 @@ class Attempt:
         link, inbox = self.link, self._inbox
         if link is None or inbox is None:
             link, inbox = await self._begin()
-        while True:
-            try:
-                frame = inbox.take() or await inbox.get(self._patience_s())
-            except DeadlineExceeded:
-                if self.first_token_s is None or self._left_s() <= 0:
-                    raise
-                raise Unavailable("the provider fell silent in the middle of its answer") from None
-            if isinstance(frame, frames.Chunk):
-                if self.first_token_s is None:
-                    self._on_first_token(link)
-                return TokenChunk(text=frame.text, tokens=frame.tokens)
-            if isinstance(frame, frames.ReceiptFrame):
-                self._receipt = frame.receipt
-            elif isinstance(frame, frames.End):
-                return self._final(link, frame)
-            elif isinstance(frame, frames.Error):
-                raise PeerError(frame.message, peer_id=link.peer, wire_code=_known_code(frame.code))
-            else:
-                raise PeerError(f"{type(frame).__name__} where an answer was due", peer_id=link.peer)
+        try:
+            frame = inbox.take() or await inbox.get(self._patience_s())
+        except DeadlineExceeded:
+            if self.first_token_s is None or self._left_s() <= 0:
+                raise
+            raise Unavailable("the provider fell silent in the middle of its answer") from None
+        if isinstance(frame, frames.Chunk):
+            if self.first_token_s is None:
+                self._on_first_token(link)
+            return TokenChunk(text=frame.text, tokens=frame.tokens)
+        if isinstance(frame, frames.End):
+            return self._final(link, inbox, frame)
+        if isinstance(frame, frames.Error):
+            raise PeerError(frame.message, peer_id=link.peer, wire_code=_known_code(frame.code))
+        raise PeerError(f"{type(frame).__name__} where an answer was due", peer_id=link.peer)
 
     def _patience_s(self) -> float:
         """How long the next frame may take, seconds."""
@@ -137,9 +130,9 @@ class Attempt:
             )
         )  # fmt: skip
 
-    def _final(self, link: ProviderLink, end: frames.End) -> Final:
+    def _final(self, link: ProviderLink, inbox: RequestInbox, end: frames.End) -> Final:
         """Complete only with all chunks and a valid receipt over them; an empty answer owes nothing and has none."""
-        delivery, receipt, session = self.delivery, self._receipt, self._session
+        delivery, receipt, session = self.delivery, inbox.receipt, self._session
         assert delivery is not None
         if end.chunks != delivery.chunks:
             raise PeerUnreachable(f"{delivery.chunks} of {end.chunks} chunks arrived")

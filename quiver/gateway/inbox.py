@@ -9,16 +9,19 @@ from quiver.errors import DeadlineExceeded, QuiverError, UsageError
 from quiver.gateway.delivery import Delivery
 from quiver.runtime import Alarm
 from quiver.values.frames import InferenceFrame
+from quiver.values.receipt import SignedReceipt
 
 
 class RequestInbox:
     """Bounded. The shared reader never waits for a slow client: `put` says no instead."""
 
-    __slots__ = ("delivery", "request_hash", "cancelled", "ended", "_frames", "_frames_max", "_waiter", "_error",
+    __slots__ = ("delivery", "receipt", "request_hash", "cancelled", "ended", "_frames", "_frames_max", "_waiter", "_error",
                  "_loop", "_alarm")  # fmt: skip
 
     def __init__(self, *, frames_max: int, request_hash: bytes, loop: asyncio.AbstractEventLoop) -> None:
         self.delivery: Delivery | None = None
+        self.receipt: SignedReceipt | None = None
+        "The newest one accepted. It is no frame to wait for: the client is told of it with the end."
         self.request_hash = request_hash
         self.cancelled = False
         "We sent Cancel: frames still count for the receipt, but nobody reads them."

@@ -166,7 +166,7 @@ class ProviderLink:
                 del self._inboxes[frame.request_id]
             self._pass_on(inbox, frame)
 
-    def _pass_on(self, inbox: RequestInbox, frame: Busy | Chunk | End | Error | Quote | ReceiptFrame) -> None:
+    def _pass_on(self, inbox: RequestInbox, frame: Busy | Chunk | End | Error | Quote) -> None:
         if not inbox.put(frame):
             self.cancel(frame.request_id, WireCode.SLOW_CLIENT)
             inbox.fail(PeerError("the client does not read", wire_code=WireCode.SLOW_CLIENT))
@@ -183,8 +183,8 @@ class ProviderLink:
             self.book.on_delivery(
                 self.peer, frame.request_id, size_bytes=inbox.delivery.bytes, chunk_tokens=inbox.delivery.tokens
             )
+        inbox.receipt = frame.receipt
         self._dirty.set()
-        self._pass_on(inbox, frame)
 
     async def _accept_receipt(self, signed: SignedReceipt) -> None:
         self.channel.check_receipt(signed)
