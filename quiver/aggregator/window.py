@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -63,14 +62,14 @@ class Ingest(msgspec.Struct, frozen=True, kw_only=True):
     batch: Batch
 
 
-class _Standing(NamedTuple):
+class _Standing(msgspec.Struct, frozen=True, gc=False):
     """What memory holds of a channel; its row has the rest."""
 
     head: ChannelHead
     epoch: int
 
 
-class _Active(NamedTuple):
+class _Active(msgspec.Struct, frozen=True, gc=False):
     """What memory holds of a channel's entry in an open epoch: what it shares with others is held once."""
 
     head: ChannelHead
@@ -88,12 +87,33 @@ class _Active(NamedTuple):
         )  # fmt: skip
 
 
+class _StoredStanding(msgspec.Struct, frozen=True, gc=False):
+    """What a restart reads of a `KnownChannel`: a million whole ones would take twice the time."""
+
+    head: ChannelHead
+    epoch: int
+    provider_key: bytes = b""
+
+
+class _StoredSignature(msgspec.Struct, frozen=True, gc=False):
+    signature: bytes
+
+
+class _StoredActive(msgspec.Struct, frozen=True, gc=False):
+    """What a restart reads of an `Entry` whose leaf is where the channel stands."""
+
+    provider: Address
+    acknowledgement: _StoredSignature
+
+
 HeadAt = Callable[[int, ChannelId, int], bytes | None]
 """(epoch, channel, seq) -> the kept head after that receipt, None when it is not kept."""
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _CHANNEL = msgspec.msgpack.Decoder(KnownChannel)
 _ENTRY = msgspec.msgpack.Decoder(Entry)
+_STORED_STANDING = msgspec.msgpack.Decoder(_StoredStanding)
+_STORED_ACTIVE = msgspec.msgpack.Decoder(_StoredActive)
 _KEPT = msgspec.msgpack.Decoder(KeptReceipt)
 
 
@@ -114,22 +134,24 @@ class Window:
         if (row := store.get(META, _NEXT_OPEN)) is not None:
             self._next_open = int.from_bytes(row, "big")
         for key, row in store.scan(CHANNELS):
-            known = _CHANNEL.decode(row)
-            self._channels[ChannelId(key)] = _Standing(known.head, known.epoch)
+            stored = _STORED_STANDING.decode(row)
+            channel = ChannelId(key)
+            self._channels[channel] = _Standing(stored.head, stored.epoch)
             # In key order, so each list is sorted.
-            self._of_provider.setdefault(known.provider_key, []).append(ChannelId(key))
+            self._of_provider.setdefault(stored.provider_key, []).append(channel)
         accounts: dict[Address, Address] = {}
         for key, row in store.scan(LEAVES):
             # By the leaves, not by the channels: these may have moved on to a newer epoch while an older one is still open.
             if (epoch := int.from_bytes(key[:8], "big")) >= self._next_open:
-                entry, known_as = _ENTRY.decode(row), self._channels.get(ChannelId(key[8:]))
-                leaf, provider = entry.leaf, accounts.setdefault(entry.provider, entry.provider)
-                if known_as is not None and known_as.epoch == epoch:
-                    head = known_as.head
+                channel = ChannelId(key[8:])
+                standing, active = self._channels.get(channel), _STORED_ACTIVE.decode(row)
+                if standing is not None and standing.epoch == epoch:
+                    head = standing.head
                 else:
+                    leaf = _ENTRY.decode(row).leaf
                     head = ChannelHead(seq=leaf.seq, cum=leaf.cum, head=leaf.head)
-                active = _Active(head, provider, entry.acknowledgement.signature)
-                self._open.setdefault(epoch, {})[leaf.channel] = active
+                provider = accounts.setdefault(active.provider, active.provider)
+                self._open.setdefault(epoch, {})[channel] = _Active(head, provider, active.acknowledgement.signature)
         return self
 
     @property

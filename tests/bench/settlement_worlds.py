@@ -82,7 +82,8 @@ def write_down(*, path: str, channels: int, receipts: int) -> dict[str, Any]:
         store, keypairs = SqliteStore(path), [_provider(number) for number in range(STREAMS)]
         states = (open_channel(keypairs[n % STREAMS], n // STREAMS) for n in range(channels))
         rows = many_receipts.make_rows(
-            receipts // channels, channels=((state.channel, state.provider) for state in states),
+            # In the order of the keys: in any other the file's pages are written many times over.
+            receipts // channels, channels=sorted((state.channel, state.provider) for state in states),
             epoch=Calendar().utc_ms() // EPOCH_MS, key=keypairs[0].public_key, contract=CONTRACT,
         )  # fmt: skip
         await many_receipts.write(store, rows)

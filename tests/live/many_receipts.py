@@ -11,7 +11,7 @@ from quiver.ids import Address, ChannelId, ModelId, RequestId
 from quiver.values.ledger import Leaf
 from quiver.values.receipt import Acknowledgement, ChannelHead, ReceiptBody, SignedReceipt
 
-ROWS_PER_COMMIT = 5000
+ROWS_PER_COMMIT = 50_000
 _encode = msgspec.msgpack.Encoder().encode
 
 
