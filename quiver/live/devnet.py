@@ -7,7 +7,6 @@ stopped by the pid that was started here, and ends by itself when this process d
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import msgspec
 
 from quiver.errors import Unavailable, UsageError
 from quiver.live.devnet_chain import DevnetChain
-from quiver.live.devnet_ports import HOST, check_free, free_ports
+from quiver.live.devnet_ports import HOST, check_free, free_ports, release_ports
 from quiver.live.init import NETWORK_FILE, gateway_parts, init_network, init_role, provider_parts, shard_names
 from quiver.live.stores.choice import KINDS, VARIABLE, database
 from quiver.params import Params
@@ -98,13 +97,14 @@ class Devnet:
         self._store, self._database, self._resources = store, dict[str, str](), ExitStack()
         self._given_up = False
         self._policy, self._backend, self._models, self._speed = policy, backend, dict(models or {}), speed
-        ports = free_ports(3 + len(self.shards), socket.SOCK_DGRAM)
-        self._bootstrap_port, self._aggregator_port, self._gateway_port, *self._shard_ports = ports
-        mock_port, spare = free_ports(2, socket.SOCK_STREAM)
+        ports = free_ports(5 + len(self.shards))
+        self._resources.callback(release_ports, ports)
+        self._bootstrap_port, self._aggregator_port, self._gateway_port, self._mock_port, spare, *self._shard_ports = (
+            ports
+        )
         self._http_port = http_port or spare
-        self._mock_port = mock_port
         self.gateway_url = f"http://{HOST}:{self._http_port}"
-        self.backend_url = backend or f"http://{HOST}:{mock_port}"
+        self.backend_url = backend or f"http://{HOST}:{self._mock_port}"
 
     # ---- files
 
@@ -235,7 +235,7 @@ class Devnet:
         self._given_up = True
 
     def close(self) -> None:
-        """Stop everything and remove a directory that was only ours."""
+        """Stop everything, give its ports back and remove a directory that was only ours."""
         self.stop()
         self._resources.close()
         if self._temporary is not None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import socket
 import subprocess
 import sys
 
@@ -73,18 +71,3 @@ async def read_receipts(make_store):
         }
     finally:
         await store.close()
-
-
-def find_quiet_ports(count):
-    """Ports nobody has, and none that the kernel gives to others while a killed process has let go of them."""
-    ports = []
-    while len(ports) < count:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            try:
-                udp.bind(("127.0.0.1", port))
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-    return ports

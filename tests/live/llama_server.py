@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from quiver.live.devnet import free_ports
+from quiver.live.devnet_ports import free_ports
 from tests.live.waiting import until
 
 NAME = "smollm2"
@@ -44,7 +43,7 @@ class LlamaServer:
     """Runs inside `with`. One slot, one thread, no GPU: what one can count on anywhere."""
 
     def __init__(self, log):
-        (port,) = free_ports(1, socket.SOCK_STREAM)
+        (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         self._command = [

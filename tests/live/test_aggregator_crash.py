@@ -18,6 +18,7 @@ from quiver.live import keyfile
 from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
 from quiver.live.config_network import parse_account, parse_peer
+from quiver.live.devnet_ports import free_ports
 from quiver.live.init import init_network
 from quiver.live.stores.postgres import PostgresStore
 from quiver.live.stores.postgres_url import schema_of
@@ -26,7 +27,7 @@ from quiver.params import Params
 from quiver.runtime import Deadline
 from quiver.settlement.merkle import hash_leaf
 from quiver.values.ledger import Deposit, SubmitEpoch
-from tests.live.aggregators import Aggregator, find_quiet_ports, read_receipts, seen
+from tests.live.aggregators import Aggregator, read_receipts, seen
 from tests.live.postgres import running_server
 from tests.live.seller import Seller
 from tests.unit.settlement.test_merkle import as_pymerkle
@@ -174,7 +175,7 @@ class Story:
 
 
 def kill_and_check(tmp_path, kind, kills, rng):
-    ports = dict(zip(("bootstrap_port", "aggregator_port"), find_quiet_ports(2), strict=True))
+    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2), strict=True))
     network = init_network(tmp_path, name="net", host="127.0.0.1", params=Params(epoch_ms=EPOCH_MS), **ports)
     keys = keyfile.load(tmp_path / "aggregator.key")
     with running_server() if kind == "postgres" else nullcontext() as server:

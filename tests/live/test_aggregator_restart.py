@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import socket
 import time
 from contextlib import nullcontext
 
@@ -17,7 +16,7 @@ from quiver.errors import PeerError, Unavailable
 from quiver.identity.keys import KeyPair
 from quiver.live import keyfile
 from quiver.live.config_network import parse_account, parse_peer
-from quiver.live.devnet import free_ports
+from quiver.live.devnet_ports import free_ports
 from quiver.live.init import init_network
 from quiver.live.libp2p.host import Host
 from quiver.live.stores.postgres import PostgresStore
@@ -84,7 +83,7 @@ def children_cpu_s():
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_a_restart_with_a_million_receipts_takes_less_than_five_seconds(tmp_path, kind):
-    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2, socket.SOCK_DGRAM), strict=True))
+    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2), strict=True))
     network = init_network(tmp_path, name="net", host="127.0.0.1", params=Params(epoch_ms=86_400_000), **ports)
     seller, peer_id = KeyPair(b"\x05" * 32), keyfile.load(tmp_path / "aggregator.key").peer_id
     with running_server() if kind == "postgres" else nullcontext() as server:

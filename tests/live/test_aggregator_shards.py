@@ -18,13 +18,14 @@ from quiver.live.chain.local import LocalLedger
 from quiver.live.clock import LiveClock
 from quiver.live.config_network import load_network, parse_account, parse_peer
 from quiver.live.devnet import MOCK_MODEL, Devnet
+from quiver.live.devnet_ports import free_ports
 from quiver.live.init import init_network, shard_names
 from quiver.live.stores.sqlite import SqliteStore
 from quiver.params import Params
 from quiver.runtime import Deadline
 from quiver.settlement.merkle import hash_leaf
 from quiver.values.ledger import Claim, ClaimBatch, Deposit, SubmitEpoch
-from tests.live.aggregators import Aggregator, find_quiet_ports, read_receipts, seen
+from tests.live.aggregators import Aggregator, read_receipts, seen
 from tests.live.network import events
 from tests.live.seller import Seller
 from tests.live.waiting import until
@@ -53,7 +54,7 @@ class Hall:
     """`async with`: processes that run, and sellers of each shard that sell."""
 
     def __init__(self, directory):
-        bootstrap, aggregator, *shards = find_quiet_ports(2 + SHARDS)
+        bootstrap, aggregator, *shards = free_ports(2 + SHARDS)
         self.directory = directory
         self.network = init_network(
             directory, name="net", host="127.0.0.1", bootstrap_port=bootstrap, aggregator_port=aggregator,

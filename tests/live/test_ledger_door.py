@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import socket
 
 import msgspec
 from aiohttp import ClientSession
 
 from quiver.aggregator.published import decode_manifest, decode_page
 from quiver.live.clock import LiveClock
-from quiver.live.devnet import free_ports, get_json
+from quiver.live.devnet import get_json
+from quiver.live.devnet_ports import free_ports
 from quiver.live.http import ledger_door
 from quiver.live.http.ledger_door import make_ledger_app
 from quiver.live.http.serve import start
@@ -23,7 +23,7 @@ from quiver.trace import EvidenceRecorded
 from quiver.values.frames import AskProof, Ingested
 from quiver.values.ledger import Commitment, Deposit, Leaf, Proof
 from quiver.wire.protocols import RECEIPTS
-from tests.live.aggregators import Aggregator, find_quiet_ports
+from tests.live.aggregators import Aggregator
 from tests.live.waiting import until
 from tests.unit.aggregator.test_service import World
 
@@ -140,7 +140,7 @@ def test_large_bodies_many_batches_and_many_questions_are_limited():
 
 
 def test_a_node_whose_config_has_http_answers_there(tmp_path):
-    udp, (tcp,) = find_quiet_ports(2), free_ports(1, socket.SOCK_STREAM)
+    *udp, tcp = free_ports(3)
     init_network(tmp_path, name="net", host="127.0.0.1", bootstrap_port=udp[0], aggregator_port=udp[1])
     with open(tmp_path / "aggregator.toml", "a") as file:
         file.write(f'[http]\nhost = "127.0.0.1"\nport = {tcp}\n')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from quiver.live import config
-from quiver.live.devnet import free_ports, make_environment
+from quiver.live.devnet import make_environment
+from quiver.live.devnet_ports import free_ports
 from quiver.live.init import init_network
 from quiver.live.node import opened
 from quiver.params import Params
@@ -20,7 +20,7 @@ from quiver.params import Params
 
 @pytest.fixture
 def directory(tmp_path):
-    bootstrap, aggregator = free_ports(2, socket.SOCK_DGRAM)
+    bootstrap, aggregator = free_ports(2)
     init_network(tmp_path, name="net", host="127.0.0.1", bootstrap_port=bootstrap, aggregator_port=aggregator)
     return tmp_path
 
@@ -81,7 +81,7 @@ def test_an_aggregator_with_another_key_is_refused(directory):
 
 
 def test_the_networks_constants_bound_the_nodes_connections(tmp_path):
-    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2, socket.SOCK_DGRAM), strict=True))
+    ports = dict(zip(("bootstrap_port", "aggregator_port"), free_ports(2), strict=True))
     params = Params(stream_window_bytes=12_345, streams_per_peer_max=67, dial_timeout_s=8.9)
     init_network(tmp_path, name="net", host="127.0.0.1", params=params, **ports)
     path = tmp_path / "bootstrap.toml"

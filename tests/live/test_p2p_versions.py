@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -19,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from quiver.live import init
-from quiver.live.devnet import devnet_params, free_ports
+from quiver.live.devnet import devnet_params
+from quiver.live.devnet_ports import free_ports
 from tests.live.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +72,7 @@ def running(source: Path, role: str, directory: Path):
 
 def make_network(directory: Path, *, is_old: bool) -> None:
     """`is_old`: its files say nothing that the oldest version does not know, and its hash is of fewer constants."""
-    bootstrap, aggregator = free_ports(2, socket.SOCK_DGRAM)
+    bootstrap, aggregator = free_ports(2)
     init.init_network(
         directory, name="two versions", host="127.0.0.1", bootstrap_port=bootstrap, aggregator_port=aggregator,
         params=devnet_params(5000),

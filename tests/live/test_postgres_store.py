@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -19,7 +18,8 @@ from quiver.errors import Unavailable, UsageError
 from quiver.live import doctor, keyfile
 from quiver.live.config import AggregatorConfig
 from quiver.live.config_file import load
-from quiver.live.devnet import MOCK_MODEL, Devnet, free_ports, make_environment
+from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
+from quiver.live.devnet_ports import free_ports
 from quiver.live.finding import Status
 from quiver.live.init import init_network
 from quiver.live.stores import choice
@@ -102,7 +102,7 @@ def test_a_server_that_does_not_wait_for_its_disk_is_refused_and_a_session_that_
 
 
 def test_no_message_shows_the_password(server):
-    (port,) = free_ports(1, socket.SOCK_STREAM)
+    (port,) = free_ports(1)
     wrong = server.url.replace("quiver:", "quiver:s3cret-")
     unescaped = [
         f"postgresql://user:{text}@host/base" for text in (SECRET, "s3cret@rd", "s3cret/rd", "1/s3cret", "s3cret#")
@@ -179,7 +179,7 @@ def test_doctor_looks_at_the_server(server, tmp_path, monkeypatch):
 
     found = asyncio.run(story())
     assert found.status is Status.OK and "store version 1" in found.detail, found
-    (port,) = free_ports(1, socket.SOCK_STREAM)
+    (port,) = free_ports(1)
     found = look(URL.format(port=port))
     assert found.status is Status.FAIL and "refused" in found.detail and "s3cret" not in str(found)
     monkeypatch.setenv("DATABASE_URL", server.url)

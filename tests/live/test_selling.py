@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import subprocess
 import sys
 
@@ -13,7 +12,8 @@ import openai
 import pytest
 
 from quiver.live import keyfile
-from quiver.live.devnet import MOCK_MODEL, Devnet, free_ports, make_environment
+from quiver.live.devnet import MOCK_MODEL, Devnet, make_environment
+from quiver.live.devnet_ports import free_ports
 from tests.live.network import inject
 from tests.live.waiting import until
 
@@ -66,7 +66,7 @@ class Operator:
 def devnet(tmp_path_factory):
     with Devnet(tmp_path_factory.mktemp("selling"), providers=1, chain="local") as network:
         network.kill("gateway")
-        (port,) = free_ports(1, socket.SOCK_STREAM)
+        (port,) = free_ports(1)
         with open(network.directory / "gateway.toml", "a") as file:
             file.write(SELLING % port)
         network.restart("gateway")
