@@ -16,7 +16,7 @@ from aioquic import tls
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.stream import QuicStream
 
-from quiver.quic.stream_frames import StreamFrames
+from quiver.quic.stream_frames import OrderedStream, StreamFrames
 
 # The largest frame that is no stream data, RESET_STREAM (RFC 9000, 19.4), and the type, id, offset and length before stream data.
 FRAME_ROOM_BYTES = 25
@@ -26,30 +26,18 @@ OVERHEAD_BYTES = 3 + 20 + FRAME_ROOM_BYTES + 16
 CORNER_BYTES_MAX = 300
 
 
-class _OrderedStream(QuicStream):
-    def __hash__(self) -> int:
-        assert self.stream_id is not None
-        return self.stream_id
-
-
 class _Streams(dict[int, QuicStream]):
     def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
-        stream.__class__ = _OrderedStream
+        stream.__class__ = OrderedStream
         super().__setitem__(stream_id, stream)
 
 
 class PackingConnection(StreamFrames, ABC):
-    """aioquic serves streams in the order of a set of objects; here a stream's hash is its id, so a run can be repeated."""
+    """A connection without a qlog trace that says what it has to say once a turn."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._streams = _Streams()
-
-    def open(self) -> int:
-        """A new bidirectional stream; nothing of it is sent before something is written."""
-        stream_id = self._local_next_stream_id_bidi
-        self._get_or_create_stream_for_send(stream_id)
-        return stream_id
 
     def write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
         """Buffer data of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
@@ -180,7 +168,7 @@ class PackingConnection(StreamFrames, ABC):
                         stream.max_stream_data_remote,
                     ),
                 )  # fmt: skip
-                if not len(sender._pending) and not sender._pending_eof:
+                if sender.buffer_is_empty or (not len(sender._pending) and not sender._pending_eof):
                     # aioquic would find that out at its next visit.
                     sender.buffer_is_empty = True
                     busy.popleft()

@@ -10,7 +10,7 @@ import pytest
 from aioquic import tls
 from aioquic.quic.connection import Limit, QuicConnection
 from aioquic.quic.packet import QuicStreamFrame
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import QuicStream, QuicStreamSender
 
 from tests.unit.quic.pair import FRAMING, PROTOCOL, Pair, peer_id
 
@@ -39,6 +39,12 @@ def parameters(function):
         (QuicConnection, "_assert_stream_can_receive", ["self", "frame_type", "stream_id"]),
         (QuicConnection, "_write_stop_sending_frame", ["self", "builder", "stream"]),
         (QuicConnection, "_write_reset_stream_frame", ["self", "builder", "stream"]),
+        (QuicStreamSender, "on_data_delivery", ["self", "delivery", "start", "stop", "fin"]),
+        (
+            QuicStream,
+            "__init__",
+            ["self", "stream_id", "max_stream_data_local", "max_stream_data_remote", "readable", "writable"],
+        ),
     ],
 )
 def test_a_method_we_override_or_call_has_the_same_shape(owner, name, expected):
@@ -63,6 +69,11 @@ def pair():
         ("_local_max_streams_bidi", Limit),
         ("_local_max_streams_uni", Limit),
         ("_local_next_stream_id_bidi", int),
+        ("_local_max_stream_data_bidi_local", int),
+        ("_local_max_stream_data_bidi_remote", int),
+        ("_remote_max_stream_data_bidi_local", int),
+        ("_remote_max_stream_data_bidi_remote", int),
+        ("_remote_max_streams_bidi", int),
         ("_remote_max_data", int),
         ("_remote_max_data_used", int),
         ("_max_datagram_size", int),

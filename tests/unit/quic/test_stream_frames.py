@@ -8,9 +8,11 @@ import pytest
 from aioquic.buffer import Buffer, size_uint_var
 from aioquic.quic.connection import QuicConnection, QuicConnectionError, StreamFinishedError
 from aioquic.quic.packet import QuicFrameType
+from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.stream import QuicStream
 
 from quiver.quic.limits import Limits
-from quiver.quic.stream_frames import STREAM_HEADER_BYTES
+from quiver.quic.stream_frames import STREAM_HEADER_BYTES, _on_delivery
 from tests.unit.quic.pair import FRAMING, PROTOCOL, Pair
 
 BEHIND = b"the next frame"
@@ -46,7 +48,11 @@ def state(quic):
         stream_id: (vars(stream.receiver) | {"_ranges": list(stream.receiver._ranges)})
         for stream_id, stream in quic._streams.items()
     }
-    return receivers, quic._local_max_data.used, quic._local_max_streams_bidi.used, list(quic._events)
+    windows = [
+        (one.stream_id, one.max_stream_data_local, one.max_stream_data_remote, one.sender.is_finished)
+        for one in quic._streams_queue
+    ]
+    return receivers, windows, quic._local_max_data.used, quic._local_max_streams_bidi.used, list(quic._events)
 
 
 def random_frame(rng, content):
@@ -99,6 +105,56 @@ def test_what_fits_a_packet_leaves_in_one_frame_and_the_senders_account_is_settl
     assert sender.buffer_is_empty and not len(sender._pending) and not sender._pending_eof
     assert sender.highest_offset == sender._buffer_stop == sender._buffer_fin
     assert pair.quics[0]._remote_max_data_used == sender._buffer_stop
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_becomes_of_frames_has_the_same_effect_as_in_aioquic(seed):
+    rng = random.Random(seed)
+    ours, theirs = QuicStream(stream_id=0).sender, QuicStream(stream_id=0).sender
+    frames, seen = [], set()
+    for step in range(80):
+        if step == 30 and seed % 5 == 0:
+            ours.reset(7), theirs.reset(7)
+        if ours._buffer_fin is None and ours._reset_error_code is None and rng.random() < 0.6:
+            data, is_last = rng.randbytes(rng.randrange(1, 20)), step > 20
+            ours.write(data, is_last), theirs.write(data, is_last)
+        if ours._reset_error_code is None:
+            mine = ours.get_frame(10)
+            assert mine == theirs.get_frame(10)
+            if mine is not None:
+                frames.append((mine.offset, mine.offset + len(mine.data), mine.fin))
+        if frames and rng.random() < 0.7:
+            frame_sent = frames.pop(0 if rng.random() < 0.7 else rng.randrange(len(frames)))
+            fate = QuicDeliveryState.ACKED if rng.random() < 0.7 else QuicDeliveryState.LOST
+            _on_delivery(fate, ours, *frame_sent)
+            theirs.on_data_delivery(fate, *frame_sent)
+            seen.add(fate)
+        accounts = [vars(one) | {"_acked": list(one._acked), "_pending": list(one._pending)} for one in (ours, theirs)]
+        assert accounts[0] == accounts[1]
+    assert len(seen) == 2 and ours._buffer_start > 0
+
+
+@pytest.mark.parametrize("granted", [2, 16])
+def test_streams_opened_the_short_way_are_those_that_aioquic_opens(granted):
+    pairs = [Pair(limits=Limits(streams_max=granted)).run() for _ in range(2)]
+    ours, theirs = (pair.quics[0] for pair in pairs)
+    for _ in range(4):
+        ours.open()
+        theirs._get_or_create_stream_for_send(theirs._local_next_stream_id_bidi)
+        states = [
+            (
+                [
+                    (key, one.stream_id, one.is_blocked, one.max_stream_data_local, one.max_stream_data_local_sent,
+                     one.max_stream_data_remote, hash(one))
+                    for key, one in quic._streams.items()
+                ],
+                [one.stream_id for one in quic._streams_queue], quic._local_next_stream_id_bidi,
+                [one.stream_id for one in quic._streams_blocked_bidi], quic._streams_blocked_pending,
+            )
+            for quic in (ours, theirs)
+        ]  # fmt: skip
+        assert states[0] == states[1]
+    assert bool(ours._streams_blocked_bidi) == (granted < 4)
 
 
 def test_the_room_kept_for_a_frame_header_is_enough():
