@@ -6,11 +6,33 @@ Without a bond it still takes receipts, but promises nothing and posts nothing; 
 from __future__ import annotations
 
 from quiver.errors import SettlementError, Unavailable
-from quiver.ports import Signer
+from quiver.ids import Address
+from quiver.ports import Ledger, Signer
 from quiver.runtime import Runtime
 from quiver.settlement.terms import Terms
 from quiver.trace import EvidenceRecorded
 from quiver.values.ledger import Bond
+
+
+def find_missing(ledger: Ledger, terms: Terms, account: Address) -> int:
+    """Credits that the bond of `account` lacks to post a root."""
+    state = ledger.bond(account)
+    return max(0, terms.bond_min - (0 if state is None else state.amount))
+
+
+def find_obstacle(ledger: Ledger, terms: Terms, account: Address, signer: Address) -> str | None:
+    """Why the bond of `account`, whose session key is `signer`, can't be filled up; None when it can. The name comes first."""
+    state = ledger.bond(account)
+    if state is not None and state.unbond_at_ms is not None:
+        return "unbonding: our bond was asked back; finish that, then it is bonded again"
+    if state is not None and state.signer != signer:
+        return f"signer_fixed: our bond names signer 0x{state.signer.hex()}; start with the key file it was bonded with"
+    if (free := ledger.balance(account)) < (missing := find_missing(ledger, terms, account)):
+        return (
+            f"bond_short: the bond lacks {missing} of {terms.bond_min} credits and {free} are free: "
+            f"deposit {missing - free} more to account 0x{account.hex()}; until then no root is posted"
+        )
+    return None
 
 
 class Bonding:
@@ -36,23 +58,12 @@ class Bonding:
     @property
     def missing_credits(self) -> int:
         """What the bond lacks to post a root."""
-        state = self._runtime.ledger.bond(self.poster.account)
-        return max(0, self._terms.bond_min - (0 if state is None else state.amount))
+        return find_missing(self._runtime.ledger, self._terms, self.poster.account)
 
     def find_obstacle(self) -> str | None:
         """Why the bond can't be filled up, with what to do; None when it can. The name comes first."""
-        runtime = self._runtime
-        account, state = self.poster.account, runtime.ledger.bond(self.poster.account)
-        if state is not None and state.unbond_at_ms is not None:
-            return "unbonding: our bond was asked back; finish that, then it is bonded again"
-        if state is not None and state.signer != self.poster.session_address:
-            return f"signer_fixed: our bond names signer 0x{state.signer.hex()}; start with the key file it was bonded with"
-        if (free := runtime.ledger.balance(account)) < (missing := self.missing_credits):
-            return (
-                f"bond_short: the bond lacks {missing} of {self._terms.bond_min} credits and {free} are free: "
-                f"deposit {missing - free} more to account 0x{account.hex()}; until then no root is posted"
-            )
-        return None
+        poster = self.poster
+        return find_obstacle(self._runtime.ledger, self._terms, poster.account, poster.session_address)
 
     async def ensure(self) -> bool:
         """Bond what is missing. False, once said in the trace, while that is not possible."""

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -21,12 +21,19 @@ from quiver.ids import short
 from quiver.live import keyfile
 from quiver.live.chain.opening import open_ledger
 from quiver.live.clock import LiveClock
-from quiver.live.config import BootstrapConfig, GatewayConfig, NodeConfig, ProviderConfig, parse_digest
+from quiver.live.config import (
+    AggregatorConfig,
+    BootstrapConfig,
+    GatewayConfig,
+    NodeConfig,
+    ProviderConfig,
+    parse_digest,
+)
 from quiver.live.config_file import resolve
 from quiver.live.config_network import Network, load_network, parse_peer
 from quiver.live.doctor_database import check_database
 from quiver.live.doctor_reachability import reachable
-from quiver.live.doctor_settlement import find_concerns
+from quiver.live.doctor_settlement import check_poster, find_concerns, find_poster
 from quiver.live.finding import Finding, Status, fail, ok
 from quiver.live.http.admin import LOOPBACK
 from quiver.live.http.serve import is_loopback, tls_context
@@ -69,14 +76,10 @@ async def examine(config: NodeConfig, path: Path) -> list[Finding]:
     # Without anybody who answers there is nobody to be dialled by.
     if findings[-1].status is Status.OK and not _is_alone(config, path, network):
         findings.append(await reachable(config, path, network))
-    checks: list[Callable[[], Awaitable[Finding]]] = [
-        lambda: _chain(config, path, network, network_path),
-    ]
+    findings += await _chain(config, path, network, network_path)
     if isinstance(config, ProviderConfig):
-        checks.append(lambda: _backend(config, path))
-    checks.append(lambda: _clock(config))
-    for check in checks:
-        findings.append(await check())
+        findings.append(await _backend(config, path))
+    findings.append(await _clock(config))
     return [*findings, *await _concerns(config, path)]
 
 
@@ -243,20 +246,32 @@ async def _bootstrap(config: NodeConfig, path: Path, network: Network, network_p
     return fail("bootstrap", f"no bootstrap peer answers ({'; '.join(reasons)})", fix)
 
 
-async def _chain(config: NodeConfig, path: Path, network: Network, network_path: Path) -> Finding:
+async def _chain(config: NodeConfig, path: Path, network: Network, network_path: Path) -> list[Finding]:
+    """The ledger, and what an aggregator has there."""
+    found, poster = [], None
+    if isinstance(config, AggregatorConfig):
+        finding, poster = find_poster(config, path, network)
+        found = [] if finding is None else [finding]
     ledger_path = resolve(network_path, network.chain.path)
     if network.chain.kind != "rpc" and not ledger_path.exists():
         fix = "fine before the network's first start; otherwise correct [chain] path"
-        return Finding(check="chain", status=Status.WARN, detail=f"no ledger at {ledger_path} yet", fix=fix)
+        detail = f"no ledger at {ledger_path} yet"
+        return [*found, Finding(check="chain", status=Status.WARN, detail=detail, fix=fix)]
     try:
         keypair = keyfile.load(resolve(path, config.key))
         ledger = await open_ledger(network, network_path, keypair, clock=LiveClock(), access=config.chain)
     except QuiverError as error:
-        return fail("chain", error)
+        return [*found, fail("chain", error)]
     try:
-        balance = ledger.balance(keypair.account)
+        found.append(_credits(config, network, ledger.balance(keypair.account)))
+        if isinstance(config, AggregatorConfig) and poster is not None:
+            found += await check_poster(config, network, ledger, poster)
     finally:
         await ledger.close()
+    return found
+
+
+def _credits(config: NodeConfig, network: Network, balance: int) -> Finding:
     if (
         isinstance(config, GatewayConfig)
         and balance < network.params.channel_deposit_credits

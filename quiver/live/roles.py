@@ -16,7 +16,6 @@ from quiver.aggregator.service import AggregatorService
 from quiver.errors import UsageError
 from quiver.gateway.service import GatewayService
 from quiver.ids import ModelId
-from quiver.live import keyfile
 from quiver.live.backends.ollama import OllamaBackend
 from quiver.live.backends.openai_compatible import OpenAICompatibleBackend
 from quiver.live.config import (
@@ -39,6 +38,7 @@ from quiver.live.http.ledger_door import make_ledger_app
 from quiver.live.http.serve import start
 from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
+from quiver.live.poster import load_poster
 from quiver.live.reminder import remind
 from quiver.live.signer import LiveSigner
 from quiver.live.till import credit_doors, make_prepay, make_till
@@ -83,28 +83,9 @@ async def run_aggregator(config: AggregatorConfig, path: Path, stop: asyncio.Eve
 
 def find_poster(config: AggregatorConfig, path: Path, node: Node) -> Signer | None:
     """Whose word a shard gives; None for whoever posts himself. `UsageError` for a key that has no place in the network."""
-    account, own = node.network.aggregator.account.lower(), "0x" + node.runtime.signer.account.hex()
-    number = None if node.shards is None else node.shards.number_of(node.runtime.signer.peer_id)
-    if number is None:
-        if config.poster_key:
-            raise UsageError(f"{path}: poster_key is for a shard, and network.toml lists no shard with this node's key")
-        if account != own:
-            raise UsageError(
-                f"network.toml names {account} as its aggregator's account, this key's is {own}: use the aggregator's own "
-                "key file, or list the node under [[aggregator.shards]]"
-            )
-        return None
-    if not config.poster_key:
-        raise UsageError(
-            f"{path}: this node is shard {number}: set poster_key to the key file of {account}, whose bond stands behind the roots"
-        )
-    keypair = keyfile.load(resolve(path, config.poster_key))
-    if account != "0x" + keypair.account.hex():
-        raise UsageError(
-            f"network.toml names {account} as its aggregator's account, that of poster_key {config.poster_key} is "
-            f"0x{keypair.account.hex()}: use the aggregator's own key file"
-        )
-    return LiveSigner(keypair, node.signatures)
+    own = node.runtime.signer
+    keypair = load_poster(config, path, node.network, peer_id=own.peer_id, account=own.account)
+    return None if keypair is None else LiveSigner(keypair, node.signatures)
 
 
 @asynccontextmanager

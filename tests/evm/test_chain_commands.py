@@ -128,6 +128,34 @@ def test_an_account_without_coin_and_a_file_that_is_there_are_told_before_anythi
     assert node.rpc("eth_blockNumber") == blocks
 
 
+def test_the_doctor_names_a_poster_without_coin_for_gas(directory, node):
+    payer = keyfile.create(directory / "payer.key").account
+    fund(node, payer)
+    done = command(
+        directory, "deploy", "--rpc", node.url, "--key", str(directory / "payer.key"), "--confirmations", "0", "--out",
+        str(directory / "on-chain.toml"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (directory / "network.toml").unlink()
+    (directory / "on-chain.toml").rename(directory / "network.toml")
+
+    def look():
+        path = str(directory / "aggregator.toml")
+        told = subprocess.run(
+            [sys.executable, "-m", "quiver.live", "doctor", "--config", path, "--json"], capture_output=True, text=True,
+            timeout=60, cwd=HOUSE,
+        )  # fmt: skip
+        return {one["check"]: one for one in json.loads(told.stdout)}
+
+    account = keyfile.load(directory / "aggregator.key").account
+    gas = look()["gas"]
+    assert gas["status"] == "fail" and f"account 0x{account.hex()} has 0 wei" in gas["detail"]
+    assert gas["fix"] == "send it coin: without gas no root, bond or answer goes out"
+    fund(node, account)
+    found = look()
+    assert (found["gas"]["status"], found["poster"]["status"]) == ("ok", "ok")
+
+
 def test_a_network_file_with_an_rpc_chain_is_read_as_it_was_written(directory):
     network = load_network(directory / "network.toml")
     chain = Chain(
