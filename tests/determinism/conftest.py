@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-COMPARED = pytest.StashKey[list[str]]()
+COMPARED = "compared"
 
 
 @pytest.fixture
-def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Print a line below the results."""
-    return request.config.stash.setdefault(COMPARED, []).append
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Print a line below the results. It travels with the test's report, so it arrives from another process too."""
+    return partial(record_property, COMPARED)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash.get(COMPARED, []):
-        terminalreporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == COMPARED:
+                terminalreporter.write_line(str(value))
