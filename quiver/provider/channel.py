@@ -19,7 +19,7 @@ from quiver.values.receipt import Acknowledgement, SignedReceipt
 class ProviderChannel:
     """All credits are cumulative over the channel's life."""
 
-    __slots__ = ("state", "log", "limit", "issuing", "_reserved", "_held", "_params")
+    __slots__ = ("state", "log", "limit", "issuing", "looked_s", "_reserved", "_held", "_params")
 
     def __init__(self, state: ChannelState, log: ProviderLog, params: Params) -> None:
         self.state = state
@@ -28,6 +28,8 @@ class ProviderChannel:
         "Unacknowledged and quoted credits this payer may run up; doubles with each acknowledged request."
         self.issuing = asyncio.Lock()
         "Held from signing a receipt until it is sent."
+        self.looked_s = float("-inf")
+        "When the ledger was last asked for a top-up, because the channel held too little."
         self._reserved: dict[RequestId, int] = {}
         self._held = 0
         self._params = params
@@ -42,6 +44,11 @@ class ProviderChannel:
         """The payer has acknowledged at least once."""
         return self.log.last is not None
 
+    @property
+    def left(self) -> int:
+        """Credits that are locked, and neither billed nor quoted, as far as we last saw."""
+        return self.state.locked - self.log.head.cum - self._held
+
     def refusal(self, amount_max: int) -> str | None:
         """Why a request of at most `amount_max` credits may not start now; None when it may."""
         if self.state.closed or self.state.exit_at_ms is not None:
@@ -49,9 +56,8 @@ class ProviderChannel:
         if self.log.head.cum < self.state.paid:
             # Our disk was lost. Going on from an earlier receipt would issue the ones after it a second time.
             return "more was paid than this log knows of: the payer must show its last acknowledgement"
-        left = self.state.locked - self.log.head.cum - self._held
-        if amount_max > left:
-            return f"{left} credits are left in the channel, {amount_max} are needed"
+        if amount_max > self.left:
+            return f"{self.left} credits are left in the channel, {amount_max} are needed"
         if self.exposure + amount_max > self.limit:
             return f"unacknowledged credits would exceed {self.limit}"
         return None

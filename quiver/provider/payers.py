@@ -5,8 +5,10 @@ Rules of this file: it awaits and moves values; the rules of money are in channe
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from quiver import trace
-from quiver.errors import BadSignature, PeerError, WireCode
+from quiver.errors import BadSignature, PeerError, Unavailable, WireCode
 from quiver.identity import signing
 from quiver.ids import Address, ChannelId, PeerId
 from quiver.ports import Stream
@@ -20,6 +22,9 @@ from quiver.settlement.channel import sessions_about
 from quiver.values.frames import AckFrame, Authorise, Open
 from quiver.values.ledger import ChannelState
 from quiver.values.receipt import Acknowledgement, SignedReceipt
+
+# Of a channel that holds too little for what is asked.
+LOOK_AGAIN_S = 1.0
 
 
 def load_channel(
@@ -93,12 +98,22 @@ class Payers:
 
     def can_carry(self, channel: ProviderChannel, amount_max: int) -> bool:
         """The channel has the money, and strangers together never cost more than one cap: identities are free (Sybils)."""
+        if amount_max > channel.left:
+            self._look_for_top_up(channel)
         if channel.refusal(amount_max) is not None:
             return False
         if channel.proven:
             return True
         at_risk = sum(other.exposure for other in self.channels.values() if not other.proven)
         return at_risk + amount_max <= self._runtime.params.unproven_credit_max
+
+    def _look_for_top_up(self, channel: ProviderChannel) -> None:
+        """A payer tops up between two rounds of the settler. Seldom: whoever asks for too much must not make us read for ever."""
+        now = self._runtime.clock.now()
+        if now - channel.looked_s >= LOOK_AGAIN_S:
+            channel.looked_s = now
+            with suppress(Unavailable):
+                channel.state = self._runtime.ledger.channel(channel.state.channel) or channel.state
 
     async def issue(self, channel: ProviderChannel, request: Open, meter: Meter) -> SignedReceipt:
         """The next receipt, durable. Call with the channel's `issuing` held, and send it before that is let go.

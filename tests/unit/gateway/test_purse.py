@@ -151,8 +151,6 @@ def test_what_the_operator_keeps_back_is_not_locked_and_the_operator_is_told_onc
         await stage.clock.sleep(1.0)
         assert [top_up.amount for top_up in of(stage, TopUp)] == [20_000]
         assert purse.concerns.health is None
-        # A provider looks at the ledger once in a round of its settler.
-        await stage.clock.sleep(2 * stage.params.receipts_interval_s)
         assert isinstance((await stage.ask(6, max_tokens=5))[-1], Final)
 
     Stage(slots=4, params=SMALL).play(story)
