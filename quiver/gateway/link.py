@@ -50,6 +50,8 @@ class ProviderLink:
         self.book = book
         self.up = False
         self._inboxes: dict[RequestId, RequestInbox] = {}
+        self._cut_off: list[Acknowledgement] = []
+        "Signed, and with the disk when whoever waited for it was cancelled: not in the trace yet."
         self._dirty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._stream: Stream | None = None
@@ -125,6 +127,7 @@ class ProviderLink:
             # While this link still has the channel to itself: whatever became of the provider, and of its disk, where the
             # channel stands is then in our signature, and no seq that we took is ever issued a second time.
             await self._sign()
+            await self._tell_cut_off()
         finally:
             self.up = False
             self._nursery = None
@@ -283,11 +286,26 @@ class ProviderLink:
         if not batch:
             # Another round signed a newer head meanwhile.
             return None
-        await runtime.store.commit(batch)
+        try:
+            await runtime.store.commit(batch)
+        except asyncio.CancelledError:
+            self._cut_off.append(acknowledgement)
+            raise
+        self._tell(acknowledgement)
+        return acknowledgement
+
+    async def _tell_cut_off(self) -> None:
+        """The store commits in order what it was given, whoever was cancelled: the next link begins where we signed last."""
+        if self._cut_off:
+            await self.runtime.store.commit([])
+            while self._cut_off:
+                self._tell(self._cut_off.pop(0))
+
+    def _tell(self, signed: Acknowledgement) -> None:
+        runtime = self.runtime
         runtime.trace.emit(
             trace.ReceiptAcknowledged(
-                at_s=runtime.clock.now(), node=runtime.signer.peer_id, channel=channel.state.channel,
-                seq=acknowledgement.seq, cum=acknowledgement.cum,
+                at_s=runtime.clock.now(), node=runtime.signer.peer_id, channel=signed.channel, seq=signed.seq,
+                cum=signed.cum,
             )
         )  # fmt: skip
-        return acknowledgement
