@@ -1,6 +1,7 @@
 """`python -m quiver.live credit`: what a gateway's clients have prepaid.
 
 A store has one writer. Whoever finds it free is that writer; otherwise the gateway runs, and is asked at its admin door.
+Every command reads this file for its arguments, so aiohttp, which is slow to import, is imported where it is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import sys
 from pathlib import Path
 
-import aiohttp
 import msgspec
 
 from quiver.errors import Unavailable, UsageError
@@ -20,7 +20,6 @@ from quiver.live import keyfile, process
 from quiver.live.clock import LiveClock
 from quiver.live.config import GatewayConfig
 from quiver.live.config_file import load, resolve
-from quiver.live.http.admin import ADMIN_MESSAGE, LOOPBACK, make_admin_key
 from quiver.live.stores.choice import open_store
 from quiver.live.stores.refusal import StoreInUse
 from quiver.live.teller import AccountView, Teller
@@ -103,6 +102,8 @@ async def _show(given: argparse.Namespace) -> str:
             raise UsageError(
                 f"{error}; or set [selling] admin_port, and `credit` asks the gateway that runs"
             ) from error
+        from quiver.live.http.admin import ADMIN_MESSAGE, LOOPBACK, make_admin_key
+
         views = await _ask(given, f"http://{LOOPBACK}:{port}/credit", make_admin_key(keypair.sign(ADMIN_MESSAGE)))
     else:
         try:
@@ -134,6 +135,8 @@ async def _do(given: argparse.Namespace, teller: Teller) -> list[AccountView]:
 
 async def _ask(given: argparse.Namespace, url: str, key: str) -> list[AccountView]:
     """The same of a gateway that runs."""
+    import aiohttp
+
     headers = {"Authorization": f"Bearer {key}"}
     adding = given.action == "add"
     body = {"id": _grant_id(given.id).hex(), "account": given.account, "amount": given.amount} if adding else None

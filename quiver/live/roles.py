@@ -1,6 +1,7 @@
 """The four roles on a real machine: each wires its service between the node, the DHT and the outside, then runs until `stop`.
 
-Rules of this file: wiring only. What a role decides is in its own package, and none of it is here.
+Rules of this file: wiring only. What a role decides is in its own package, and none of it is here. HTTP is imported by the roles
+that speak it: without it a bootstrap or an aggregator starts in two thirds of the time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from quiver.aggregator.service import AggregatorService
 from quiver.errors import UsageError
 from quiver.gateway.service import GatewayService
 from quiver.ids import ModelId
-from quiver.live.backends.ollama import OllamaBackend
-from quiver.live.backends.openai_compatible import OpenAICompatibleBackend
 from quiver.live.config import (
     AggregatorConfig,
     BootstrapConfig,
@@ -32,16 +31,11 @@ from quiver.live.config_network import parse_account
 from quiver.live.evidence_file import follow_evidence
 from quiver.live.funding import buy_credits
 from quiver.live.gas_price import follow_gas_price
-from quiver.live.http.admin import admin_door
-from quiver.live.http.app import make_app
-from quiver.live.http.ledger_door import make_ledger_app
-from quiver.live.http.serve import start
 from quiver.live.log import note
 from quiver.live.node import Node, join, opened, provide
 from quiver.live.poster import load_poster
 from quiver.live.reminder import remind
 from quiver.live.signer import LiveSigner
-from quiver.live.till import credit_doors, make_prepay, make_till
 from quiver.ports import InferenceBackend, Signer
 from quiver.provider.models import ServedModel, content_key
 from quiver.provider.pricing import Price
@@ -96,6 +90,9 @@ async def _ledger_door(
     if (http := config.http) is None:
         yield
         return
+    from quiver.live.http.ledger_door import make_ledger_app
+    from quiver.live.http.serve import start
+
     files = [str(resolve(path, name)) if name else None for name in (http.certfile, http.keyfile)]
     app = make_ledger_app(service, runtime)
     runner = await start(app, http.host, http.port, files[0], files[1], http.insecure)
@@ -146,6 +143,11 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
 
 async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) -> None:
     """Answers clients."""
+    from quiver.live.http.admin import admin_door
+    from quiver.live.http.app import make_app
+    from quiver.live.http.serve import start
+    from quiver.live.till import credit_doors, make_prepay, make_till
+
     models = {name: parse_digest(digest, where=str(path)) for name, digest in config.models.items()}
     if not models:
         raise UsageError(f'{path}: [models] is empty: pin at least one name, as in "llama3:8b" = "DIGEST"')
@@ -255,6 +257,9 @@ def policy_spec(spec: str, config_path: Path) -> str:
 
 def make_backend(config: ProviderConfig, path: Path) -> InferenceBackend:
     """The engine's adapter; connects on first use."""
+    from quiver.live.backends.ollama import OllamaBackend
+    from quiver.live.backends.openai_compatible import OpenAICompatibleBackend
+
     backend = config.backend
     if backend.kind == "ollama":
         return OllamaBackend(backend.url)
