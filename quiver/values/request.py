@@ -75,7 +75,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     queue_s: float
     attempts: int
     paid_credits: int
-    "Receipts accepted so far, of every provider that delivered something, also of one that lost a hedge."
+    "Receipts accepted by the end of the answer, of every provider. One that lost a hedge may bill later: that is in the log of its channel."
     quoted_credits: int
     "What those quotes allowed."
     resumed: int = 0

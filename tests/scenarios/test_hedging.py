@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from quiver import trace
 from quiver.errors import UsageError, WireCode
+from quiver.live.earnings import read_reports
 from quiver.values.frames import Cancel
 from quiver.values.request import Failure, Final, Principal
 from sim import Scenario, World
@@ -94,6 +95,27 @@ def test_the_loser_is_paid_for_what_it_sent_before_it_heard_of_it_and_for_nothin
         assert is_at_rest(stage)
 
     Desk(after_s=0.4).play(story)
+
+
+def test_a_loser_whose_receipt_comes_after_the_end_is_in_the_books_and_not_in_the_answer():
+    """An answer of one word ends with it; the loser hears of the Cancel 10 ms later, and its receipt takes 10 ms more."""
+
+    async def story(stage):
+        stage.typists[1].prefill_s = 0.095
+        final = (await stage.ask())[-1]
+        loser, winner = (channel_of(stage, number) for number in (0, 1))
+        assert final.paid_credits == winner.log.head.cum == PROMPT + 1_000 and loser.log.head.cum == 0
+        await stage.clock.sleep(1.0)
+        books = {report.channel: report for report in read_reports(stage.gateway.store, pays=True)}
+        for channel in (loser, winner):
+            book = books[channel.state.channel]
+            assert sum(cell.amount for cell in book.cells.values()) == PROMPT + 1_000
+            assert (book.served, book.acknowledged) == (PROMPT + 1_000, PROMPT + 1_000)
+        issued = stage.events.of(trace.ReceiptIssued)
+        assert sum(event.amount for event in issued) == final.paid_credits + PROMPT + 1_000
+        assert is_at_rest(stage)
+
+    Desk(after_s=0.4, tokens=1).play(story)
 
 
 def test_the_first_provider_may_still_win():
