@@ -211,7 +211,9 @@ class Settler:
     def _is_wanted(self, channel_id: ChannelId, epoch: int) -> bool:
         """A leaf nobody can show is asked for again while it was promised, or no newer one makes it worthless."""
         newest = self.leaves.newest(channel_id)
-        is_promised = any((held.channel, held.epoch) == (channel_id, epoch) for held in self.watcher.docket.promises)
+        docket = self.watcher.docket
+        promises = (*docket.promises, *docket.unchecked)
+        is_promised = any((held.channel, held.epoch) == (channel_id, epoch) for held in promises)
         return is_promised or newest is None or newest.leaf.epoch < epoch
 
     async def _signer(self, state: ChannelState, ack: Acknowledgement) -> Address:

@@ -28,8 +28,11 @@ from quiver.values.ledger import (
 )
 
 PROMISES, CHALLENGED, CURSOR = "provider_promises", "provider_challenged", "provider_cursor"
+UNCHECKED = "provider_unchecked"
 # Promises remembered a channel: as many epochs as leaves are remembered for.
 PROMISES_MAX = 64
+# Promises that came before the ledger showed the bond they have to be checked against; beyond it the oldest are dropped.
+UNCHECKED_MAX = 1024
 # An aggregator that says nothing has this part of the window before its promise counts as broken.
 SILENCE_SHARE = 0.5
 
@@ -93,6 +96,12 @@ def judge_promise(
     return Step.CHALLENGE if free_credits >= terms.stake else Step.WARN
 
 
+def is_too_old(promise: Promise, *, terms: Terms, now_ms: int) -> bool:
+    """Whether a root of its epoch that was posted in time can't be challenged any more."""
+    over_ms = (promise.epoch + 1) * terms.epoch_ms + terms.submit_grace_ms + terms.challenge_window_ms
+    return now_ms >= over_ms
+
+
 def judge_leaf(leaf: Leaf, *, kept: KeptLeaf | None, challenge: ChallengeState | None, now_ms: int) -> Step:
     """A leaf of our channel that somebody says no payer acknowledged; `kept` is ours of that epoch."""
     if challenge is None or challenge.verdict is not Verdict.OPEN or now_ms >= challenge.respond_by_ms:
@@ -106,6 +115,7 @@ class Docket:
     def __init__(self) -> None:
         self._promises: dict[ChannelId, dict[int, Promise]] = {}
         self._challenged: dict[bytes, Leaf] = {}
+        self._unchecked: dict[bytes, Promise] = {}
         self.cursor = 0
         "Ledger events before this one were read."
         self.kept_cursor = 0
@@ -119,6 +129,8 @@ class Docket:
             promise = _PROMISE.decode(row)
             self._promises.setdefault(promise.channel, {})[promise.epoch] = promise
         self._challenged = {key: _LEAF.decode(row) for key, row in store.scan(CHALLENGED)}
+        unchecked = [(key, _PROMISE.decode(row)) for key, row in store.scan(UNCHECKED)]
+        self._unchecked = dict(sorted(unchecked, key=lambda pair: pair[1].epoch))
         if (row_cursor := store.get(CURSOR, b"cursor")) is not None:
             self.cursor = self.kept_cursor = int.from_bytes(row_cursor, "big")
         return self
@@ -127,6 +139,11 @@ class Docket:
     def promises(self) -> list[Promise]:
         """By channel, oldest first."""
         return [promise for epochs in self._promises.values() for promise in epochs.values()]
+
+    @property
+    def unchecked(self) -> list[Promise]:
+        """Promises whose signer the ledger has not shown yet, oldest first."""
+        return list(self._unchecked.values())
 
     @property
     def challenged(self) -> list[Leaf]:
@@ -143,6 +160,27 @@ class Docket:
         while len(epochs) > PROMISES_MAX:
             batch.append((PROMISES, _key(epochs.pop(min(epochs))), None))
         return batch
+
+    def on_unchecked(self, promise: Promise) -> Batch:
+        """A word that nothing on our ledger can check yet; of one epoch the furthest counts."""
+        key = _key(promise)
+        if (held := self._unchecked.get(key)) is not None and held.seq >= promise.seq:
+            return []
+        self._unchecked[key] = promise
+        batch: list[tuple[str, bytes, bytes | None]] = [(UNCHECKED, key, _ENCODE(promise))]
+        while len(self._unchecked) > UNCHECKED_MAX:
+            oldest = next(iter(self._unchecked))
+            del self._unchecked[oldest]
+            batch.append((UNCHECKED, oldest, None))
+        return batch
+
+    def forget_unchecked(self, promise: Promise) -> Batch:
+        """It was checked, or is too old to be. A later word for the same epoch stays."""
+        key = _key(promise)
+        if self._unchecked.get(key) != promise:
+            return []
+        del self._unchecked[key]
+        return [(UNCHECKED, key, None)]
 
     def on_events(self, events: Sequence[LedgerEvent], own: Container[ChannelId]) -> Batch:
         """The next ledger events; `own` are our channels."""

@@ -12,7 +12,7 @@ from quiver.ids import Address, ChannelId, PeerId
 from quiver.ports import Batch
 from quiver.provider.channel import ProviderChannel
 from quiver.provider.leaves import Leaves
-from quiver.provider.watch import Asked, Docket, Step, judge_leaf, judge_promise
+from quiver.provider.watch import Asked, Docket, Step, is_too_old, judge_leaf, judge_promise
 from quiver.receipts.promises import check_promise, verify_commitment, verify_promise
 from quiver.runtime import Runtime
 from quiver.settlement.challenges import WHOLE_EPOCH, subject_of_omission
@@ -21,6 +21,7 @@ from quiver.settlement.terms import Terms
 from quiver.trace import EvidenceRecorded
 from quiver.values.ledger import (
     AnswerLeaf,
+    BondState,
     ChallengeOmission,
     Fault,
     Finalize,
@@ -59,24 +60,46 @@ class Watcher:
 
         A word that no bond answers for is none: it would be found out when it has to be accused, and that is too late.
         """
-        runtime = self._runtime
-        bond = runtime.ledger.bond(self._poster)
-        if bond is None:
-            # As far as our view of the ledger goes; it may be behind the aggregator's. The next one can be checked.
+        if not self._terms.slash:
             return []
         try:
             check_promise(promise, ack, epoch)
+        except PeerError as error:
+            self._blame(error)
+            return []
+        bond = self._runtime.ledger.bond(self._poster)
+        # Without one our view of the ledger may be behind the aggregator's: who promised is known once it is not.
+        return self.docket.on_unchecked(promise) if bond is None else await self._take(promise, bond)
+
+    async def _take(self, promise: Promise, bond: BondState) -> Batch:
+        """The batch for a promise that `bond` answers for; none, and evidence, for any other."""
+        runtime = self._runtime
+        try:
             await verify_promise(runtime.verifier, runtime.ledger, promise, bond.signer)
         except PeerError as error:
-            name = self._record(error)
-            self.concerns.warn(
-                "promises",
-                f"{peer_id_text(self._aggregator)} promises what its bond does not answer for ({name})",
-                "tell its operator; what it then leaves out of a root is claimed directly, and nobody is slashed for it",
-            )
+            self._blame(error)
             return []
         self.concerns.clear("promises")
         return self.docket.on_promise(promise)
+
+    def _blame(self, error: PeerError) -> None:
+        name = self._record(error)
+        self.concerns.warn(
+            "promises",
+            f"{peer_id_text(self._aggregator)} promises what its bond does not answer for ({name})",
+            "tell its operator; what it then leaves out of a root is claimed directly, and nobody is slashed for it",
+        )
+
+    async def _check_waiting(self) -> None:
+        """Promises that came before the bond they are checked against, which the ledger may show by now."""
+        runtime, bond = self._runtime, self._runtime.ledger.bond(self._poster)
+        for promise in self.docket.unchecked:
+            batch: list[tuple[str, bytes, bytes | None]] = []
+            if bond is not None:
+                batch += await self._take(promise, bond)
+            elif not is_too_old(promise, terms=self._terms, now_ms=runtime.clock.utc_ms()):
+                continue
+            await runtime.store.commit([*batch, *self.docket.forget_unchecked(promise)])
 
     def _record(self, error: PeerError) -> str:
         runtime, name = self._runtime, str(error).partition(":")[0]
@@ -107,6 +130,7 @@ class Watcher:
             # Nothing stands behind a root in this network: no word is broken that anybody answers for.
             return
         await self._read_events()
+        await self._check_waiting()
         for promise in self.docket.promises:
             await self._judge_promise(promise)
         for leaf in self.docket.challenged:

@@ -137,6 +137,26 @@ def test_a_dropped_leaf_is_accused_and_the_bond_pays():
     Stage(params=PARAMS).play(story)
 
 
+def test_a_promise_from_before_the_provider_saw_the_bond_is_accused_all_the_same():
+    async def story(stage):
+        aggregator, provider = Aggregator(stage, keeps=False), stage.providers[0]
+        await aggregator.fund(STAKE)
+        # Its view of the ledger is behind the aggregator's while the promise comes.
+        provider.runtime.ledger.bond = lambda account: None
+        await stage.ask()
+        await stage.clock.sleep(3.0)
+        docket = provider.settler.watcher.docket
+        assert docket.promises == [] and len(docket.unchecked) == 1
+        del provider.runtime.ledger.bond
+        await aggregator.post()
+        await stage.clock.sleep(3.0)
+        assert docket.unchecked == [] and len(moves(stage, ChallengeOmission)) == 1
+        await stage.clock.sleep(5.0)
+        assert free(stage) == STAKE + 50
+
+    Stage(params=PARAMS).play(story)
+
+
 def test_a_stake_that_is_not_there_is_warned_of_and_paid_once_it_is():
     async def story(stage):
         aggregator = Aggregator(stage, keeps=False)

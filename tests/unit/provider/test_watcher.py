@@ -11,12 +11,13 @@ import pytest
 from quiver.errors import SettlementError, Unavailable
 from quiver.ids import Address, ChannelId
 from quiver.params import Params
+from quiver.provider import watch
 from quiver.provider.leaves import Leaves
 from quiver.provider.watcher import Watcher
 from quiver.receipts.promises import sign_commitment, sign_promise
 from quiver.settlement.terms import Terms
 from quiver.trace import EvidenceRecorded, SettlementWarned
-from quiver.values.ledger import BondState, Commitment, EpochState, ProveBadHead, SignedCommitment
+from quiver.values.ledger import BondState, Commitment, EpochState, Promise, ProveBadHead, SignedCommitment
 from quiver.values.receipt import Acknowledgement, ChannelHead
 from sim.signer import SimSigner, SimVerifier
 from sim.store import MemoryStore
@@ -51,6 +52,9 @@ class Ledger:
     def challenge(self, fault, epoch, subject):
         return self.proven
 
+    def balance(self, account):
+        return 0
+
     async def submit(self, transaction):
         if self.refusal is not None:
             raise self.refusal
@@ -60,16 +64,20 @@ class Ledger:
 class Desk:
     """A watcher of one provider, and what it said."""
 
-    def __init__(self, *, bonded=True):
+    def __init__(self, *, bonded=True, slash_credits=100):
         self.events, self.ledger, self.utc_ms = [], Ledger(bonded), 1_000
         self.runtime = SimpleNamespace(
             ledger=self.ledger, verifier=SimVerifier(), store=MemoryStore(), signer=PROVIDER,
-            params=Params(slash_credits=100), trace=SimpleNamespace(emit=self.events.append),
+            params=Params(slash_credits=slash_credits), trace=SimpleNamespace(emit=self.events.append),
             clock=SimpleNamespace(now=lambda: 1.0, utc_ms=lambda: self.utc_ms),
         )  # fmt: skip
-        self.watcher = Watcher(
-            self.runtime, {}, Leaves(), aggregator=STRANGER.peer_id, poster=POSTER.account
-        )  # fmt: skip
+        self.restart()
+
+    def restart(self):
+        self.watcher = Watcher(self.runtime, {}, Leaves(), aggregator=STRANGER.peer_id, poster=POSTER.account)
+
+    def keep(self, batch):
+        asyncio.run(self.runtime.store.commit(batch))
 
     def hear(self, signer=POSTER, *, at=AT, epoch=7, **changed):
         async def flow():
@@ -117,9 +125,79 @@ def test_a_word_that_nobody_answers_for_is_evidence_and_no_promise(name, given):
     assert desk.watcher.concerns.health is None and len(desk.watcher.docket.promises) == 1
 
 
-def test_without_a_bond_nothing_can_be_checked_and_nobody_is_blamed():
+def test_a_word_from_before_the_bond_is_seen_waits_and_nobody_is_blamed():
     desk = Desk(bonded=False)
-    assert list(desk.hear()) == [] and desk.watcher.docket.promises == [] and desk.events == []
+    assert len(desk.hear()) == 1 and desk.watcher.docket.promises == [] and desk.events == []
+    desk.look()
+    assert len(desk.watcher.docket.unchecked) == 1
+    desk.ledger.bonded = True
+    desk.look()
+    assert len(desk.watcher.docket.promises) == 1 and desk.watcher.docket.unchecked == [] and desk.events == []
+
+
+def test_what_waits_survives_a_restart_and_is_checked_by_the_next_life():
+    desk = Desk(bonded=False)
+    desk.keep(desk.hear())
+    desk.restart()
+    assert [one.seq for one in desk.watcher.docket.unchecked] == [5]
+    desk.ledger.bonded = True
+    desk.look()
+    desk.restart()
+    assert [one.seq for one in desk.watcher.docket.promises] == [5] and desk.watcher.docket.unchecked == []
+
+
+def test_a_word_that_waited_and_is_by_another_signer_is_evidence_then():
+    desk = Desk(bonded=False)
+    desk.keep(desk.hear(STRANGER))
+    assert desk.events == []
+    desk.ledger.bonded = True
+    desk.look()
+    (evidence,) = desk.said(EvidenceRecorded)
+    assert evidence.kind == "promise_signature" and "promise_signature" in desk.watcher.concerns.health
+    desk.restart()
+    assert desk.watcher.docket.promises == desk.watcher.docket.unchecked == []
+
+
+def test_what_needs_no_bond_to_be_wrong_does_not_wait():
+    desk = Desk(bonded=False)
+    assert list(desk.hear(epoch=8)) == [] and desk.said(EvidenceRecorded)[0].kind == "promise_other"
+    assert desk.watcher.docket.unchecked == []
+
+
+def test_of_one_epoch_the_furthest_word_waits():
+    desk = Desk(bonded=False)
+    desk.keep(desk.hear(at=ChannelHead(seq=6, cum=60, head=b"\x06" * 32)))
+    assert list(desk.hear()) == []
+    desk.keep(desk.hear(at=ChannelHead(seq=7, cum=70, head=b"\x07" * 32)))
+    assert [one.seq for one in desk.watcher.docket.unchecked] == [7]
+    # What was looked at is not what came meanwhile.
+    assert list(desk.watcher.docket.forget_unchecked(replace(desk.watcher.docket.unchecked[0], seq=6))) == []
+
+
+def test_what_waited_until_no_root_of_its_epoch_can_be_challenged_is_forgotten():
+    desk, terms = Desk(bonded=False), Terms.from_params(Params(slash_credits=100))
+    desk.keep(desk.hear())
+    over_ms = 8 * terms.epoch_ms + terms.submit_grace_ms + terms.challenge_window_ms
+    for desk.utc_ms, left in ((over_ms - 1, 1), (over_ms, 0)):
+        desk.look()
+        assert len(desk.watcher.docket.unchecked) == left
+    desk.restart()
+    assert desk.watcher.docket.unchecked == []
+
+
+def test_what_waits_is_bounded(monkeypatch):
+    monkeypatch.setattr(watch, "UNCHECKED_MAX", 3)
+    desk = Desk(bonded=False)
+    promise = Promise(epoch=0, channel=CHANNEL, cum=50, seq=5, head=AT.head, signature=b"s" * 65)
+    for epoch in range(5):
+        desk.keep(desk.watcher.docket.on_unchecked(replace(promise, epoch=epoch)))
+    desk.restart()
+    assert [one.epoch for one in desk.watcher.docket.unchecked] == [2, 3, 4]
+
+
+def test_where_nothing_is_slashed_no_word_is_kept():
+    desk = Desk(bonded=False, slash_credits=0)
+    assert list(desk.hear()) == [] and desk.watcher.docket.unchecked == []
 
 
 @pytest.mark.parametrize(("signer", "accused"), [(POSTER, True), (STRANGER, False)])
