@@ -7,7 +7,9 @@ acknowledgement is over what the ledger has paid and the amount on top: the same
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -31,6 +33,8 @@ from quiver.values.receipt import Acknowledgement
 API_KEY_VARIABLE = "QUIVER_API_KEY"
 # A claim waits for blocks and their confirmations.
 ASK_S = 600.0
+# Until the gateway sees what this account locked: it asks its node in its own time.
+SEEN_S, SEEN_POLL_S = 60.0, 0.5
 
 
 class PaidAt(msgspec.Struct, frozen=True):
@@ -65,11 +69,25 @@ async def pay(given: argparse.Namespace) -> dict[str, Any]:
         ledger = await open_ledger(network, given.network, keypair, clock=LiveClock(), store=store)
         stack.push_async_callback(ledger.close)
         state = await _fund(ledger, keypair, gateway, given.amount)
+    # Files are seen by all at once; a chain by each when it looks.
+    patience_s = SEEN_S if network.chain.kind == "rpc" else 0.0
     acknowledgement = _sign(
         keypair, told.paid_at.chain_id, parse_account(told.paid_at.contract, where=url), state, given.amount
     )
-    answer: dict[str, Any] = msgspec.json.decode(await _call("POST", url, plain(acknowledgement)))
+    answer: dict[str, Any] = msgspec.json.decode(await _hand_in(url, acknowledgement, patience_s))
     return answer
+
+
+async def _hand_in(url: str, acknowledgement: Acknowledgement, patience_s: float) -> bytes:
+    """A gateway refuses what it does not see on the ledger yet. Nothing was given then, and the same again pays once."""
+    ends_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return await _call("POST", url, plain(acknowledgement))
+        except UsageError:
+            if time.monotonic() >= ends_s:
+                raise
+        await asyncio.sleep(SEEN_POLL_S)
 
 
 def _check(paid_at: PaidAt, network: Network, amount: int) -> Address:
