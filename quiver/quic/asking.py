@@ -6,7 +6,6 @@ An rpc is one stream. Over a connection that is there, question and end leave in
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from quiver.errors import Busy, DeadlineExceeded, MalformedMessage, PeerError, PeerUnreachable, StreamReset, WireCode
@@ -100,10 +99,9 @@ class Asker:
         assert driver.peer_id is not None
         if self._on_frame is not None:
             self._on_frame(driver.peer_id, answer, data)
-        stream.on_change = partial(driver.check_silent, stream)
         has_to_send = not stream.is_finished
         driver.finish(stream)
-        driver.check_silent(stream)
+        driver.expect_silence(stream)
         if has_to_send or driver.is_open(stream) or driver.has_credit_to_send(stream):
             link.transmit_soon()
         return answer

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from quiver.errors import MalformedMessage, PeerError, StreamReset, UsageError
@@ -113,9 +112,8 @@ class PeerStream:
 
     def finish_and_drain(self) -> None:
         """The last frame was read: end our side, and expect nothing but the peer's end."""
-        self._stream.on_change = partial(self._driver.check_silent, self._stream)
         self._driver.finish(self._stream)
-        self._driver.check_silent(self._stream)
+        self._driver.expect_silence(self._stream)
         self._transmit_soon()
 
     def abandon(self) -> None:

@@ -1,8 +1,7 @@
 """Streams of whole frames over one connection, whatever carries its bytes: multistream-select, framing, ends and resets.
 
-Rules of this file: no I/O, no clock, no awaiting. What a peer may make us hold is bounded: per stream one unfinished frame and
-a window of unread bytes, per connection `connection_window_bytes` of unread bytes, and `streams_max` streams. Subclasses say
-how bytes travel (`Driver`: QUIC).
+Rules of this file: no I/O, no clock, no awaiting. What a peer may make us hold is bounded: a stream one unfinished frame and a
+window of unread bytes, a connection `streams_max` streams and `connection_window_bytes`. Subclasses say how bytes travel.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from quiver.errors import PeerError, StreamReset, WireCode
 from quiver.ids import PeerId
@@ -206,10 +206,12 @@ class StreamDriver(Holder):
         if stream.write_code is None and not stream.is_finished:
             self.write(stream, payload, is_last=True)
 
-    def check_silent(self, stream: FrameStream) -> None:
-        """After the last frame of an rpc its stream may only end: anything else resets it."""
+    def expect_silence(self, stream: FrameStream) -> None:
+        """The last frame of an rpc was read: its stream may only end, and anything else resets it."""
         if stream.frames:
             self.reset(stream, WireCode.PROTOCOL_VIOLATION)
+        # What is over refers to nobody, so that it is gone at once and not when garbage is collected.
+        stream.on_change = partial(self.expect_silence, stream) if self.is_open(stream) else None
 
     def _stop_receiving(self, stream: FrameStream, code: int) -> None:
         if self._stop_peer(stream.id, code):
@@ -307,8 +309,7 @@ class StreamDriver(Holder):
             self._events.append(Changed(stream))
 
     def _feed(self, stream: FrameStream, data: bytes) -> None:
-        reader = stream.reader
-        if reader is None:
+        if (reader := stream.reader) is None:
             rest = hear_echo(stream, data) if stream.is_ours else self._hear_proposal(stream, data)
             if rest is None:
                 return
@@ -339,8 +340,7 @@ class StreamDriver(Holder):
             return
         # libp2p resets both directions: end ours too. A stream we never heard of only has its slot freed.
         self._reset_sending(stream_id, code)
-        stream = self._streams.get(stream_id)
-        if stream is not None:
+        if (stream := self._streams.get(stream_id)) is not None:
             if code == WireCode.NONE and stream.reader is None:
                 # No protocol is agreed yet. js-libp2p says "na", takes our first frame for a proposal, and its reset overtakes it.
                 code = WireCode.NEGOTIATION_FAILED

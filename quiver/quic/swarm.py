@@ -142,7 +142,10 @@ class Swarm:
         links = self._by_peer.get(peer)
         if not links:
             return None
-        return next((link for link in links if link.is_dialled == (self._own < peer)), next(iter(links)))
+        for link in links:
+            if link.is_dialled == (self._own < peer):
+                return link
+        return next(iter(links))
 
     def _leave_duplicates(self, peer: PeerId) -> None:
         links = self._by_peer.get(peer, {})

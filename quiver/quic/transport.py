@@ -174,11 +174,10 @@ class SwarmTransport(Asker):
             if stream.has_ended:
                 driver.reset(stream, WireCode.PROTOCOL_VIOLATION)
             return
-        stream.on_change = partial(driver.check_silent, stream)
         reply = self._reply(link, stream, protocol, function, data)
         if reply is not None:
             driver.write_last(stream, reply)
-            driver.check_silent(stream)
+        driver.expect_silence(stream)
         link.transmit_soon()
 
     def _answer_all(self, link: Link, stream: FrameStream, protocol: ProtocolSpec, function: Answer) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from quiver.errors import MalformedMessage, PeerUnreachable, StreamReset, UsageError, WireCode
+from quiver.quic.events import FrameStream
 from quiver.values.kad import KadMessage, KadType
 from quiver.wire.multistream import encode_proposal
 from quiver.wire.protocols import KAD
@@ -114,6 +116,28 @@ def test_finished_rpcs_leave_nothing_behind():
         for link in (*links(a), *links(b)):
             assert link.driver.streams_open == 0
             assert not link.driver._ignored and not link.driver._negotiating and not link.driver._quic._streams
+
+    tell(story)
+
+
+def streams_alive():
+    return [one for one in gc.get_objects() if isinstance(one, FrameStream)]
+
+
+def test_the_streams_of_answered_rpcs_are_no_work_for_the_garbage_collector():
+    async def story(net, a, b):
+        await a.rpc(b.peer_id, ECHO, Note(number=0), timeout_s=5)
+        await net.settle(1.0)
+        gc.collect()
+        before = len(streams_alive())
+        gc.disable()
+        try:
+            for number in range(10):
+                await a.rpc(b.peer_id, ECHO, Note(number=number), timeout_s=5)
+            await net.settle(1.0)
+            assert len(streams_alive()) == before
+        finally:
+            gc.enable()
 
     tell(story)
 
