@@ -5,30 +5,42 @@ A timer for each rpc would be pushed, cancelled and popped for every message pai
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 from quiver.errors import DeadlineExceeded
 from sim.loop import SimLoop
 
 
+class Waiting(Protocol):
+    """Whoever waits for an answer: a future, or a question whose end is a call."""
+
+    def done(self) -> bool:
+        """It has ended."""
+
+    def set_result(self, answer: Any, /) -> None:
+        """The answer is here."""
+
+    def set_exception(self, error: Any, /) -> None:
+        """There will be none."""
+
+
 class TimeoutQueue:
-    """Futures that fail `timeout_s` after they were added, unless they are done by then. Oldest first."""
+    """Those that wait: they fail `timeout_s` after they were added, unless they are done by then. Oldest first."""
 
     __slots__ = ("waiting", "_loop", "_timeout_s", "_timer")
 
     def __init__(self, loop: SimLoop, timeout_s: float) -> None:
         self._loop = loop
         self._timeout_s = timeout_s
-        self.waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        "(when its time is over, future)"
+        self.waiting: deque[tuple[float, Waiting]] = deque()
+        "(when its time is over, who waits)"
         self._timer: Any = None
 
-    def add(self, future: asyncio.Future[Any]) -> None:
+    def add(self, one: Waiting) -> None:
         """Start its time."""
         when = self._loop.env._now + self._timeout_s
-        self.waiting.append((when, future))
+        self.waiting.append((when, one))
         if self._timer is None:
             self._timer = self._loop.call_at(when, self._on_due)
 
@@ -56,7 +68,7 @@ class Timeouts(dict[float, TimeoutQueue]):
         return queue
 
     def on_done(self, timeout_s: float) -> None:
-        """A future added with `timeout_s` is done: forget it and what it held up.
+        """One that was added with `timeout_s` is done: forget it and what it held up.
 
         Durations nobody waits for are forgotten too: each may be a different number.
         """
@@ -71,7 +83,7 @@ class Timeouts(dict[float, TimeoutQueue]):
             del self[timeout_s]
 
 
-def expire(future: asyncio.Future[Any], timeout_s: float) -> None:
+def expire(one: Waiting, timeout_s: float) -> None:
     """Fail what is not done."""
-    if not future.done():
-        future.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s"))
+    if not one.done():
+        one.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s"))

@@ -1,7 +1,7 @@
 """Message-level transport: whole frames, delayed by link rules.
 
 Streams are reliable and ordered; loss is delay. Only partition, reset and crash end a stream. A unary rpc whose peer
-answers with a plain function costs two heap entries and no task.
+answers with a plain function costs two heap entries and no task there; with `ask`, none here either.
 
 Fidelity: `encoded` encodes and decodes every frame; `sized` encodes once for size and digest and hands over the frozen
 value itself.
@@ -14,15 +14,17 @@ from collections.abc import Coroutine
 from math import inf
 from typing import Any, Protocol
 
-from quiver.errors import DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, Unavailable, UsageError, WireCode
+from quiver.errors import DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, UsageError, WireCode
 from quiver.ids import PeerId
 from quiver.params import Params
 from quiver.ports import Answer, Handler, ProtocolSpec
 from quiver.runtime import Deadline
 from quiver.values.peer import PeerInfo
+from sim.asked import Asked, OnEnd
 from sim.loop import Environment
+from sim.serving import answering, handle
 from sim.stream import SimStream
-from sim.timeouts import Timeouts, expire
+from sim.timeouts import Timeouts, Waiting, expire
 from sim.trace import RunTrace
 
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2: alpha = 1/8).
@@ -131,12 +133,16 @@ class SimTransport:
 
     def answer(self, protocol: ProtocolSpec, function: Answer) -> None:
         self.answers[protocol.id] = function
-        self.handlers[protocol.id] = (protocol, _answering(function))
+        self.handlers[protocol.id] = (protocol, answering(function))
 
     def rtt_s(self, peer: PeerId) -> float | None:
         return self._rtts.get(peer)
 
-    def _measured(self, peer: PeerId, sample_s: float) -> None:
+    def on_rtt(self, peer: PeerId, asked_s: float, setup_s: float) -> None:
+        """An answer came to what was asked at `asked_s` and left after a handshake of `setup_s`."""
+        if not self.network.peers_max:
+            return
+        sample_s = max(self.network.env._now - asked_s - setup_s, 0.0)
         rtts = self._rtts
         old = rtts.get(peer)
         rtts[peer] = sample_s if old is None else old + RTT_GAIN * (sample_s - old)
@@ -169,29 +175,45 @@ class SimTransport:
             del theirs[next(iter(theirs))]
         return setup_s
 
-    async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
-        network = self.network
-        other = network.nodes.get(peer)
+    def _other(self, peer: PeerId) -> SimTransport:
+        other = self.network.nodes.get(peer)
         if other is None or not self.up:
             raise PeerUnreachable(f"no node {peer.hex()}: nobody has told us an address")
-        loop = self._loop
-        if protocol.id not in other.answers and protocol.id in other.handlers:
-            return await self._rpc_over_stream(peer, protocol, message, timeout_s)
+        return other
+
+    def _send_question(
+        self, other: SimTransport, protocol: ProtocolSpec, message: Any, waiting: Waiting, timeout_s: float
+    ) -> float:
+        """Returns the handshake time it has to wait for first."""
+        network = self.network
         now = network.env._now
         setup_s = self._setup_s(other, now)
         sent, data = self._pack_question(protocol, message)
-        future: asyncio.Future[Any] = asyncio.Future(loop=loop)
         arrival_s = now + setup_s + network.links.delay_s(self.index, other.index, len(data), now)
         if arrival_s != inf:
-            loop.deliver_at(arrival_s, other._on_question, self, protocol, sent, data, future)
-        network.timeouts[timeout_s].add(future)
+            self._loop.deliver_at(arrival_s, other._on_question, self, protocol, sent, data, waiting)
+        network.timeouts[timeout_s].add(waiting)
+        return setup_s
+
+    async def rpc(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float) -> Any:
+        other = self._other(peer)
+        if protocol.id not in other.answers and protocol.id in other.handlers:
+            return await self._rpc_over_stream(peer, protocol, message, timeout_s)
+        future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
+        asked_s = self.network.env._now
+        setup_s = self._send_question(other, protocol, message, future, timeout_s)
         try:
             answer = await future
         finally:
-            network.timeouts.on_done(timeout_s)
-        if network.peers_max:
-            self._measured(peer, max(network.env._now - now - setup_s, 0.0))
+            self.network.timeouts.on_done(timeout_s)
+        self.on_rtt(peer, asked_s, setup_s)
         return answer
+
+    def ask(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float, on_end: OnEnd) -> None:
+        """As `rpc`, with one call at the end in place of a task, for what peers answer with a plain function."""
+        other = self._other(peer)
+        asked = Asked(self, peer, timeout_s, on_end)
+        asked.setup_s = self._send_question(other, protocol, message, asked, timeout_s)
 
     async def _rpc_over_stream(self, peer: PeerId, protocol: ProtocolSpec, message: Any, timeout_s: float) -> Any:
         async with Deadline(timeout_s):
@@ -210,7 +232,7 @@ class SimTransport:
                 raise
 
     def _on_question(
-        self, asker: SimTransport, protocol: ProtocolSpec, message: Any, data: bytes, future: asyncio.Future[Any]
+        self, asker: SimTransport, protocol: ProtocolSpec, message: Any, data: bytes, waiting: Waiting
     ) -> None:
         if not self.up:
             return
@@ -228,24 +250,21 @@ class SimTransport:
                 error.code if isinstance(error, StreamReset) else error.wire_code, str(error), peer_id=self.peer_id
             )
             if delay_s != inf:
-                network.loop.deliver_at(now + delay_s, _fail, future, failure)
+                network.loop.deliver_at(now + delay_s, _fail, waiting, failure)
             return
         arrival_s = now + network.links.delay_s(self.index, asker.index, len(answer), now)
         if arrival_s != inf:
-            self._loop.deliver_at(arrival_s, asker._on_answer, self, reply, answer, future)
+            self._loop.deliver_at(arrival_s, asker._on_answer, self, reply, answer, waiting)
 
-    def _on_answer(self, answerer: SimTransport, message: Any, data: bytes, future: asyncio.Future[Any]) -> None:
+    def _on_answer(self, answerer: SimTransport, message: Any, data: bytes, waiting: Waiting) -> None:
         if self.up:
             network = self.network
             network.trace.frame(network.env._now, answerer.index, self.index, message, data)
-            if not future.done():
-                future.set_result(message)
+            if not waiting.done():
+                waiting.set_result(message)
 
     async def open(self, peer: PeerId, protocol: ProtocolSpec, *, timeout_s: float) -> SimStream:
-        network = self.network
-        other = network.nodes.get(peer)
-        if other is None or not self.up:
-            raise PeerUnreachable(f"no node {peer.hex()}: nobody has told us an address")
+        network, other = self.network, self._other(peer)
         now = network.env._now
         setup_s = self._setup_s(other, now)
         if setup_s:
@@ -277,7 +296,7 @@ class SimTransport:
             stream.reset(WireCode.NEGOTIATION_FAILED)
             return
         self.streams[stream] = None
-        self._spawn(_handle(entry[1], stream))
+        self._spawn(handle(entry[1], stream))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)
@@ -315,37 +334,11 @@ class SimTransport:
         self.up = False
 
 
-def _answering(function: Answer) -> Handler:
-    async def handle(stream: Any) -> None:
-        while (message := await stream.receive()) is not None:
-            await stream.send(function(stream.peer_id, message))
-        stream.finish()
-
-    return handle
-
-
-async def _handle(handler: Handler, stream: SimStream) -> None:
-    try:
-        await handler(stream)
-    except StreamReset as error:
-        stream.reset(error.code)
-    except PeerError as error:
-        stream.reset(error.wire_code)
-    except Unavailable:
-        stream.reset(WireCode.RESOURCE_LIMIT)
-    except asyncio.CancelledError:
-        stream.reset(WireCode.SHUTDOWN)
-        raise
-    except BaseException:
-        stream.reset(WireCode.INTERNAL)
-        raise
-
-
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _fail(waiting: Waiting, error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)

@@ -1,23 +1,29 @@
 """Carries out a `Lookup`: asks whom it names, and tells it what came back.
 
-At most `alpha` tasks a lookup, each asking one peer after the other: a task per question would cost more than the
-question. Rules of this file: no decision about whom to ask or when to stop; that is `Lookup`.
+Each question ends in one plain call. Where the transport can make that call itself (`ask`, as the simulated one), a question
+costs no task; elsewhere a task asks and then calls.
+Rules of this file: no decision about whom to ask or when to stop; that is `Lookup`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from quiver.dht.disjoint import DisjointLookup
 from quiver.dht.lookup import Lookup
 from quiver.dht.routing_table import RoutingTable
 from quiver.errors import PeerError, Unavailable
 from quiver.ids import PeerId
+from quiver.ports import ProtocolSpec
 from quiver.runtime import Runtime
 from quiver.values.kad import KadMessage
 from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import KAD
+
+OnEnd = Callable[[KadMessage | None, Exception | None], None]
+"Gets the answer and no error, or None and why there is no answer."
 
 
 class Search:
@@ -26,7 +32,7 @@ class Search:
     `on_doubt` hears of peers that were silent for long while the lookup's peers wait for their place in the table.
     """
 
-    __slots__ = ("_runtime", "_table", "_lookup", "_question", "_on_doubt", "_on_answer", "_tasks", "_finished")
+    __slots__ = ("_runtime", "_table", "_lookup", "_question", "_on_doubt", "_on_answer", "_ask", "_tasks", "_finished")
 
     def __init__(
         self,
@@ -43,72 +49,84 @@ class Search:
         self._question = question
         self._on_doubt = on_doubt
         self._on_answer = on_answer
-        self._tasks: list[asyncio.Task[None]] = []
+        # What a transport may offer and the port does not promise.
+        self._ask: Callable[..., None] | None = getattr(runtime.transport, "ask", None)
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     async def run(self) -> None:
         """Return when the lookup is done. Questions still open then run out on their own: they tell the table who is alive."""
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not self._ask_more():
-            return
+        self._go_on(self._runtime.clock.now())
         try:
             await self._finished
         except BaseException:
-            for task in self._tasks:
+            for task in list(self._tasks):
                 task.cancel()
             raise
-        finally:
-            self._tasks = []
 
-    def _ask_more(self) -> bool:
-        """Start a task for each peer the lookup names now."""
-        lookup, now = self._lookup, self._runtime.clock.now()
-        started = False
+    def _go_on(self, now: float) -> None:
+        """Ask whom the lookup names now; if it is done, say so."""
+        lookup, transport = self._lookup, self._runtime.transport
+        ask, timeout_s = self._ask or self._ask_in_task, self._runtime.params.rpc_timeout_s
         while (peer := lookup.next(now)) is not None:
-            task = asyncio.get_running_loop().create_task(self._work(lookup.info(peer)))
-            self._tasks = [*[other for other in self._tasks if not other.done()], task]
-            started = True
-        return started
-
-    async def _work(self, first: PeerInfo) -> None:
-        """Ask until there is nobody to ask for this task; whoever finds the lookup done says so."""
-        try:
-            await self._ask(first)
-        except Exception as error:
-            if self._finished.done():
-                raise
-            self._finished.set_exception(error)
-
-    async def _ask(self, info: PeerInfo) -> None:
-        lookup, table, question = self._lookup, self._table, self._question
-        rpc, now = self._runtime.transport.rpc, self._runtime.clock.now
-        timeout_s = self._runtime.params.rpc_timeout_s
-        # Who it is comes with the task: on a busy machine the question may expire before the task has its first turn.
-        peer: PeerId | None = info.peer_id
-        while peer is not None:
+            # Who it is stays with the question: on a busy machine the lookup may give it up before it has left.
+            info = lookup.info(peer)
             if info.addresses:
-                self._runtime.transport.learn(info)
+                transport.learn(info)
             try:
-                answer = await rpc(peer, KAD, question, timeout_s=timeout_s)
+                ask(peer, KAD, self._question, timeout_s=timeout_s, on_end=partial(self._on_end, info))
             except (Unavailable, PeerError):
-                table.on_failed(peer)
-                if self._finished.done():
-                    return
-                time_s = now()
-                lookup.on_failure(peer, time_s)
-            else:
-                time_s = now()
-                doubtful = table.on_seen(info, time_s)
-                if doubtful is not None:
-                    self._on_doubt(doubtful)
-                if self._finished.done():
-                    return
-                lookup.on_success(peer, answer.closer, time_s)
-                if self._on_answer is not None and self._on_answer(info, answer):
-                    lookup.stop()
-            peer = lookup.next(time_s)
-            if peer is not None:
-                info = lookup.info(peer)
-                if lookup.idle:
-                    self._ask_more()
+                self._table.on_failed(peer)
+                lookup.on_failure(peer, now)
         if lookup.done and not self._finished.done():
             self._finished.set_result(None)
+
+    def _ask_in_task(
+        self, peer: PeerId, protocol: ProtocolSpec, question: KadMessage, *, timeout_s: float, on_end: OnEnd
+    ) -> None:
+        async def ask() -> None:
+            try:
+                answer = await self._runtime.transport.rpc(peer, protocol, question, timeout_s=timeout_s)
+            except Exception as error:
+                on_end(None, error)
+            else:
+                on_end(answer, None)
+
+        task = asyncio.get_running_loop().create_task(ask())
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+
+    def _on_end(self, info: PeerInfo, answer: KadMessage | None, error: Exception | None) -> None:
+        """A question ended. What goes wrong here is the search's failure, as long as somebody waits for it."""
+        if self._finished.cancelled():
+            return
+        try:
+            if answer is not None:
+                self._on_success(info, answer)
+            elif isinstance(error, Unavailable | PeerError):
+                self._on_failure(info.peer_id)
+            elif error is not None:
+                raise error
+        except Exception as failure:
+            if self._finished.done():
+                raise
+            self._finished.set_exception(failure)
+
+    def _on_success(self, info: PeerInfo, answer: KadMessage) -> None:
+        now = self._runtime.clock.now()
+        doubtful = self._table.on_seen(info, now)
+        if doubtful is not None:
+            self._on_doubt(doubtful)
+        if not self._finished.done():
+            lookup = self._lookup
+            lookup.on_success(info.peer_id, answer.closer, now)
+            if self._on_answer is not None and self._on_answer(info, answer):
+                lookup.stop()
+            self._go_on(now)
+
+    def _on_failure(self, peer: PeerId) -> None:
+        self._table.on_failed(peer)
+        if not self._finished.done():
+            now = self._runtime.clock.now()
+            self._lookup.on_failure(peer, now)
+            self._go_on(now)
