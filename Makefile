@@ -9,9 +9,13 @@ STAMP := $(VENV)/.setup-stamp
 # The first interpreter that is 3.11 or newer; override with `make PYTHON=... setup`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-# Tests that open ports or compare whole runs get the machine for themselves; the rest shares two workers.
-SERIAL := $(wildcard tests/determinism tests/interop tests/live)
+# Tests that start programs stay together by file, since those of a file share what they started. What measures latency beside a
+# flood, or fills the machine by itself, gets it for itself.
+PROGRAMS := $(wildcard tests/determinism tests/interop tests/live)
+ALONE := $(wildcard tests/live/test_floods.py tests/live/test_forty_nodes.py)
 PYTEST := $(BIN)/python -m pytest -q
+# Tests start hundreds of processes: each would compile the whole project again where a container's image forbids to keep bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 # Seconds for each target; two run at once.
 FUZZ_S ?= 20
 
@@ -89,9 +93,10 @@ demo: setup  ## a simulated network of 1,000 providers, then a live one; page an
 	$(BIN)/python -m experiments.demo --out out/demo
 
 test: lint interpreters interop evm postgres  ## lint, types, import contracts and every tier but long and bench
-	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(SERIAL))
-	$(if $(SERIAL),$(PYTEST) $(SERIAL))
-	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
+	$(PYTEST) -n 2 tests $(addprefix --ignore=,$(PROGRAMS))
+	$(if $(PROGRAMS),$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(PROGRAMS) $(addprefix --ignore=,$(ALONE)))
+	$(if $(ALONE),$(PYTEST) $(ALONE))
+	$(PYTEST) -p nbmake --nbmake --nbmake-timeout=600 notebooks
 
 fast: export QUIVER_EXAMPLES = 0.1
 fast: setup  ## unit tests, and property tests with a tenth of their examples
@@ -108,7 +113,7 @@ format: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff format .
 
 notebooks: setup  ## execute every notebook
-	$(PYTEST) --nbmake --nbmake-timeout=600 notebooks
+	$(PYTEST) -p nbmake --nbmake --nbmake-timeout=600 notebooks
 
 check-long: FUZZ_S = 300
 check-long: bench real-llm fuzz long  ## bench with its floors enforced, a real engine, fuzzing for 40 minutes, then the tests that take minutes
