@@ -74,6 +74,11 @@ class PeerConnection(PackingConnection):
         """Smoothed round-trip time (RFC 9002, 5.3); None before the first sample."""
         return float(self._loss._rtt_smoothed) if self._loss._rtt_initialized else None
 
+    @property
+    def unanswered_probes(self) -> int:
+        """Probe timeouts (RFC 9002, 6.2) since the peer last acknowledged anything."""
+        return int(self._loss._pto_count)
+
     def buffered_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that the peer has not acknowledged yet; they are held in memory."""
         stream = self._streams.get(stream_id)

@@ -19,6 +19,9 @@ from quiver.wire.framing import Framing
 
 # js-libp2p ends a connection after 10 s of silence.
 KEEPALIVE_S = 4.0
+# So many probe timeouts, each twice as long as the one before, and so many seconds since the first: the peer may have begun another
+# life and know nothing of this connection. Fewer would take a busy peer for a dead one.
+SILENT_PROBES, SILENT_S = 3, 1.5
 
 
 class Driver(StreamDriver):
@@ -28,6 +31,8 @@ class Driver(StreamDriver):
         super().__init__(limits=limits, framings=framings)
         self._quic = quic
         self._handshake_deadline: float | None = now + limits.handshake_timeout_s
+        self._doubted_s: float | None = None
+        "When the first probe timeout since the peer was last heard was."
         self._keepalive_at = now + KEEPALIVE_S
         self._keepalive_s = min(KEEPALIVE_S, limits.idle_timeout_s / 3)
         self.host_connection_id: bytes = quic.host_cid
@@ -44,6 +49,7 @@ class Driver(StreamDriver):
         """Take one datagram."""
         self._quic.receive_datagram(data, address, now=now)
         self._keepalive_at = now + self._keepalive_s
+        self._doubted_s, self.is_silent = None, False
         self._pump(now)
         if not self.lease.take(len(data)):
             self._relieve()
@@ -77,6 +83,7 @@ class Driver(StreamDriver):
         due = self._quic.get_timer()
         if due is not None and due <= now:
             self._quic.handle_timer(now=now)
+            self._doubt(now)
         if not self.is_closed:
             if self._handshake_deadline is not None and now >= self._handshake_deadline:
                 self.close(CLOSE_RESOURCE_LIMIT, f"no handshake within {self._limits.handshake_timeout_s:g} s")
@@ -85,6 +92,16 @@ class Driver(StreamDriver):
                 self._keepalive_at = now + self._keepalive_s
             self._expire_negotiations(now)
         self._pump(now)
+
+    def _doubt(self, now: float) -> None:
+        probes = self._quic.unanswered_probes
+        if probes and self._doubted_s is None:
+            self._doubted_s = now
+        self.is_silent = probes >= SILENT_PROBES and self._doubted_s is not None and now - self._doubted_s >= SILENT_S
+
+    def probe(self, now: float) -> None:
+        """Ask the peer for a sign of life."""
+        self._quic.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:
         """End the connection with an application code; every stream is reset at once."""

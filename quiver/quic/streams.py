@@ -6,7 +6,6 @@ window of unread bytes, a connection `streams_max` streams and `connection_windo
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,8 +15,8 @@ from quiver.ids import PeerId
 from quiver.quic.agreement import hear_echo, hear_proposal, proposal
 from quiver.quic.events import Changed, Closed, Event, FrameStream, Opened
 from quiver.quic.limits import Limits, Refusal
-from quiver.quic.memory import Holder
 from quiver.quic.rate import Bucket
+from quiver.quic.way import Way
 from quiver.wire.framing import Framing
 from quiver.wire.multistream import NegotiationFailed
 
@@ -31,7 +30,7 @@ NEGOTIATION_TIMEOUT_S = 10.0
 FRAME_COST_BYTES = 32
 
 
-class StreamDriver(Holder):
+class StreamDriver(Way):
     """One connection. `framings` has each protocol id we serve."""
 
     def __init__(self, *, limits: Limits, framings: Mapping[str, Framing]) -> None:
@@ -50,61 +49,6 @@ class StreamDriver(Holder):
         self.peer_id: PeerId | None = None
         self.is_closed, self.ending_reason = False, ""
         "Why it was closed, in the words of whoever closed it."
-
-    # ---- how bytes travel
-
-    @abstractmethod
-    def _next_stream_id(self) -> int:
-        """Id of the next stream from our side."""
-
-    @abstractmethod
-    def _write(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
-        """Buffer bytes of a stream; dropped when the peer has just stopped it, because that event is still on its way."""
-
-    def _agree(self, stream_id: int, data: bytes) -> None:
-        """Write what names a protocol; it may wait for a frame that is written in the same turn."""
-        self._write(stream_id, data)
-
-    @abstractmethod
-    def _reset_sending(self, stream_id: int, code: int) -> None:
-        """Nothing follows, and what is buffered is dropped."""
-
-    @abstractmethod
-    def _stop_peer(self, stream_id: int, code: int) -> bool:
-        """Ask the peer to send no more; True if something may still come that must be ignored."""
-
-    @abstractmethod
-    def _on_kept(self, stream_id: int, size: int) -> None:
-        """`size` bytes wait for a reader: they stay out of the peer's credit."""
-
-    @abstractmethod
-    def _on_read(self, stream_id: int, size: int) -> None:
-        """They were read."""
-
-    @abstractmethod
-    def _forget_unread(self, stream_id: int) -> None:
-        """Nobody will read what waits."""
-
-    @abstractmethod
-    def has_credit_to_send(self, stream: FrameStream) -> bool:
-        """Enough was read that the peer should be told now."""
-
-    @property
-    @abstractmethod
-    def rtt_s(self) -> float | None:
-        """Smoothed round-trip time, seconds; None before the first sample."""
-
-    @abstractmethod
-    def timer(self) -> float | None:
-        """When `handle_timer` wants to be called; may be in the past."""
-
-    @abstractmethod
-    def handle_timer(self, now: float) -> None:
-        """Time has passed."""
-
-    @abstractmethod
-    def close(self, code: int, reason: str) -> None:
-        """End the connection with an application code; every stream is reset at once."""
 
     # ---- the connection
 

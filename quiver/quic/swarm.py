@@ -90,6 +90,10 @@ class Swarm:
         if len(links) >= most:
             self.quota.refuse(Refusal.CONNECTIONS_PER_PEER)
             return f"more than {most} connections"
+        for other in links:
+            # A peer that comes again may have forgotten the others.
+            other.driver.probe(self._clock.now())
+            other.transmit_soon()
         links[link] = None
         if link.is_dialled and link.return_address is not None:
             self.book.prove(peer_id, link.return_address, self._clock.now())
@@ -138,14 +142,21 @@ class Swarm:
             link.close(code, reason)
 
     def link_to(self, peer: PeerId) -> Link | None:
-        """The connection in use. Of two, both ends choose the one that the smaller peer id dialled, then the oldest."""
+        """The connection in use. Of two, both ends choose the one that the smaller peer id dialled, then the oldest.
+
+        None is used whose peer does not answer: it may have begun another life, and a new connection reaches it.
+        """
         links = self._by_peer.get(peer)
         if not links:
             return None
+        oldest = None
         for link in links:
+            if link.driver.is_silent:
+                continue
             if link.is_dialled == (self._own < peer):
                 return link
-        return next(iter(links))
+            oldest = oldest or link
+        return oldest
 
     def _leave_duplicates(self, peer: PeerId) -> None:
         links = self._by_peer.get(peer, {})

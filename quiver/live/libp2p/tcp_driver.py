@@ -140,7 +140,7 @@ class TcpDriver(StreamDriver):
         )  # fmt: skip
         self._handshake_deadline = None
         self._events.append(Connected(self.peer_id))
-        self._ping(now)
+        self.probe(now)
 
     def end_of_input(self, reason: str) -> None:
         """The TCP connection has ended."""
@@ -183,7 +183,7 @@ class TcpDriver(StreamDriver):
         if now >= self._keepalive_at:
             # Without streams nothing keeps a connection alive, as over QUIC.
             if self._streams:
-                self._ping(now)
+                self.probe(now)
             self._keepalive_at = now + self._keepalive_s
             self._expire_lingering(now)
         self._expire_negotiations(now)
@@ -196,7 +196,8 @@ class TcpDriver(StreamDriver):
                 del self._lingering[stream_id]
                 self._session.reset(stream_id, WireCode.NONE)
 
-    def _ping(self, now: float) -> None:
+    def probe(self, now: float) -> None:
+        """Ask the peer for a sign of life."""
         if self._session is not None and self._pinged_s is None:
             self._session.ping()
             self._pinged_s = now

@@ -151,6 +151,7 @@ def test_the_server_asks_for_a_certificate_when_told_to():
 
 def test_the_recovery_still_says_when_it_has_a_round_trip_time(pair):
     assert pair.quics[0]._loss._rtt_initialized is True
+    assert pair.quics[0]._loss._pto_count == 0
     assert pair.quics[0]._loss._rtt_smoothed == pytest.approx(0.02, abs=0.005)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from quiver.errors import DeadlineExceeded, PeerUnreachable
+from quiver.identity.keys import KeyPair
 from quiver.quic import address_book, swarm
 from quiver.values.peer import PeerInfo
 from quiver.wire.multiaddr import from_text, quic_address
@@ -20,6 +22,46 @@ def test_nodes_that_dial_each_other_at_once_both_get_through():
             a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5), b.rpc(a.peer_id, ECHO, Note(number=2), timeout_s=5)
         )
         assert [answer.number for answer in answers] == [1, 2]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("dials_again", [True, False])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("crashes", [0, 1])
+def test_a_peer_in_another_life_is_reached_long_before_the_old_connection_ends(crashes, first, dials_again):
+    """Every direction, because both ends prefer the connection that the smaller peer id dialled."""
+
+    async def story(net, *nodes):
+        dead, other = nodes[crashes], nodes[1 - crashes]
+        await nodes[first].rpc(nodes[1 - first].peer_id, ECHO, Note(number=1), timeout_s=5)
+        await net.settle(1.0)
+        dead.crash()
+        again = net.network.node(KeyPair(bytes([crashes + 1]) * 32))
+        again.answer(ECHO, lambda peer, note: note)
+        net.meet(again, other)
+        if dials_again:
+            await again.rpc(other.peer_id, ECHO, Note(number=2), timeout_s=5)
+        with contextlib.suppress(DeadlineExceeded):
+            await other.rpc(again.peer_id, ECHO, Note(number=3), timeout_s=5)
+        assert (await other.rpc(again.peer_id, ECHO, Note(number=4), timeout_s=1)).number == 4
+        await net.settle(40.0)
+        assert len(links(other)) <= 1
+
+    tell(story)
+
+
+def test_a_connection_that_was_silent_for_a_while_is_used_again_when_it_answers():
+    async def story(net, a, b):
+        await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)
+        send, b._endpoint._send_datagram = b._endpoint._send_datagram, lambda data, address: None
+        with pytest.raises(DeadlineExceeded):
+            await a.rpc(b.peer_id, ECHO, Note(number=2), timeout_s=3)
+        assert a.swarm.link_to(b.peer_id) is None and len(links(a)) == 1
+        b._endpoint._send_datagram = send
+        await net.settle(10.0)
+        assert a.swarm.link_to(b.peer_id) is links(a)[0]
+        assert (await a.rpc(b.peer_id, ECHO, Note(number=3), timeout_s=1)).number == 3
 
     tell(story)
 

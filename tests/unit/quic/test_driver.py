@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quiver.errors import StreamReset, WireCode
-from quiver.quic.driver import KEEPALIVE_S
+from quiver.quic.driver import KEEPALIVE_S, SILENT_S
 from quiver.quic.limits import Limits
 from quiver.quic.streams import FRAME_COST_BYTES, NEGOTIATION_TIMEOUT_S
 from quiver.wire.framing import encode_frame
@@ -261,6 +261,24 @@ def test_a_silent_peer_is_given_up_after_the_idle_timeout():
     pair.run(20.0)
     assert len(pair.closed(pair.client)) == 1 and pair.of(pair.client, Terminated)
     assert mine.read_code == WireCode.NONE
+
+
+def test_a_peer_that_answers_nothing_for_a_while_is_silent_until_it_does():
+    pair = Pair().run()
+    pair.is_lost = lambda data: True
+    pair.client.write_last(pair.client.open(PROTOCOL, FRAMING), b"?")
+    # A stop shorter than this is nothing: the peer may be busy.
+    assert not pair.run(SILENT_S - 0.1).client.is_silent
+    assert pair.run(3.0).client.is_silent and not pair.client.is_closed
+    pair.is_lost = lambda data: False
+    assert not pair.run(5.0).client.is_silent
+
+
+def test_a_peer_with_nothing_to_answer_is_not_silent():
+    pair = Pair().run()
+    assert not pair.run(20.0).client.is_silent
+    pair.client.probe(pair.now)
+    assert not pair.run(5.0).client.is_silent
 
 
 def test_an_open_stream_keeps_a_quiet_connection_alive_and_without_one_it_ends():
