@@ -190,9 +190,9 @@ class ProviderLink:
         self._dirty.set()
 
     async def _accept_receipt(self, signed: SignedReceipt) -> None:
-        self.channel.check_receipt(signed)
-        await verify_receipt(self.runtime.verifier, signed)
-        self.channel.on_receipt(signed)
+        at, digest = self.channel.check_receipt(signed)
+        await verify_receipt(self.runtime.verifier, signed, digest)
+        self.channel.on_receipt(signed, at)
 
     # ---- requests
 

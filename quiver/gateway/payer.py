@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from quiver.errors import ReceiptMismatch
 from quiver.ids import RequestId
+from quiver.receipts.checks import check_next
 from quiver.receipts.log import PayerLog
 from quiver.values.ledger import ChannelState
-from quiver.values.receipt import SignedReceipt
+from quiver.values.receipt import ChannelHead, SignedReceipt
 
 
 class PayerChannel:
@@ -37,14 +38,18 @@ class PayerChannel:
         """The request is over."""
         self._held -= self._reserved.pop(request_id, 0)
 
-    def check_receipt(self, signed: SignedReceipt) -> None:
-        """`ReceiptMismatch` for a receipt that the deposit does not cover; `on_receipt` checks the rest."""
+    def check_receipt(self, signed: SignedReceipt) -> tuple[ChannelHead, bytes]:
+        """Where the channel will stand, and the digest that the signature is over.
+
+        `ReceiptMismatch` unless it is the next one and the deposit covers it.
+        """
         if signed.body.cum > self.state.locked:
             raise ReceiptMismatch(f"cum_beyond_deposit: {signed.body.cum} credits, {self.state.locked} are locked")
+        return check_next(signed, self.log.head, self.log.terms)
 
-    def on_receipt(self, signed: SignedReceipt) -> None:
-        """A receipt whose signature was verified: the channel moves on, or `ReceiptMismatch`."""
-        self.log.on_receipt(signed)
+    def on_receipt(self, signed: SignedReceipt, at: ChannelHead | None = None) -> None:
+        """A receipt whose signature was verified, and `at` what `check_receipt` said: the channel moves on."""
+        self.log.on_receipt(signed, at)
         held = self._reserved.get(signed.body.request_id)
         if held is not None:
             used = min(held, signed.body.amount)

@@ -84,11 +84,11 @@ def check_shape(receipt: SignedReceipt) -> None:
 
 def check_receipt(receipt: SignedReceipt, previous: ChannelHead, terms: ChannelTerms) -> ChannelHead:
     """Where the channel stands after `receipt`; `ReceiptMismatch` unless it is the next one of this channel."""
-    return _check_next(receipt, previous, terms)[0]
+    return check_next(receipt, previous, terms)[0]
 
 
-def _check_next(receipt: SignedReceipt, previous: ChannelHead, terms: ChannelTerms) -> tuple[ChannelHead, bytes]:
-    """The same, and the receipt's digest."""
+def check_next(receipt: SignedReceipt, previous: ChannelHead, terms: ChannelTerms) -> tuple[ChannelHead, bytes]:
+    """The same, and the digest that its signature is over."""
     check_shape(receipt)
     body = receipt.body
     got: tuple[int | bytes, ...] = (
@@ -116,7 +116,7 @@ def check_receipts(
     check_head(previous)
     heads, digests = [], []
     for receipt in receipts:
-        previous, digest = _check_next(receipt, previous, terms)
+        previous, digest = check_next(receipt, previous, terms)
         heads.append(previous)
         digests.append(digest)
     return heads, digests

@@ -130,7 +130,7 @@ class ProviderLog:
     @property
     def unacknowledged_credits(self) -> int:
         """Delivered, receipted, not signed for."""
-        return self.head.cum - self.acknowledged.cum
+        return self.head.cum - (self.last.cum if self.last else 0)
 
     @property
     def unacknowledged(self) -> tuple[SignedReceipt, ...]:
@@ -301,11 +301,12 @@ class PayerLog:
         """The newest acknowledgement we signed."""
         return self._record.last
 
-    def on_receipt(self, receipt: SignedReceipt) -> ChannelHead:
-        """The next receipt, signature and price verified; the head to acknowledge. Durable with `on_signed`."""
+    def on_receipt(self, receipt: SignedReceipt, at: ChannelHead | None = None) -> ChannelHead:
+        """The next receipt, verified, and its head if that was computed; the head to acknowledge. Durable with `on_signed`."""
         if len(self._unsigned) >= UNACKNOWLEDGED_MAX:
             raise ReceiptMismatch(f"too_many_receipts: {UNACKNOWLEDGED_MAX} wait for our signature already")
-        self._head = check_receipt(receipt, self._head, self.terms)
+        assert at is None or at.seq == self._head.seq + 1
+        self._head = at or check_receipt(receipt, self._head, self.terms)
         self._unsigned.append((self._head, receipt))
         return self._head
 
