@@ -64,15 +64,18 @@ class ChannelTotals:
             receipts=1, prompt_tokens=body.prompt_tokens, completion_tokens=body.completion_tokens, amount=body.amount
         )
         cell = (body.issued_ms // DAY_MS, body.model)
-        is_new_day = cell not in self.cells
+        before = self.cells.get(cell)
+        if before is not None:
+            # The usual case; else a day begins, and another may be too old now.
+            self.cells[cell] = total = before.plus(one)
+            return [(self._table, self._key(cell), _ENCODE(total))]
         changed = {cell: self._add(cell, one)}
         batch: list[tuple[str, bytes, bytes | None]] = []
-        if is_new_day:
-            for old in self._outdated():
-                to = (EARLIER, old[1])
-                changed[to] = self._add(to, self.cells.pop(old))
-                changed.pop(old, None)
-                batch.append((self._table, self._key(old), None))
+        for old in self._outdated():
+            to = (EARLIER, old[1])
+            changed[to] = self._add(to, self.cells.pop(old))
+            changed.pop(old, None)
+            batch.append((self._table, self._key(old), None))
         batch += [(self._table, self._key(cell), _ENCODE(totals)) for cell, totals in changed.items()]
         return batch
 
