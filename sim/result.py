@@ -40,9 +40,7 @@ _DTYPES: dict[str, Any] = {
 
 def make_frame(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> pd.DataFrame:
     """One row a struct; columns, order and types are those of its fields, with no rows too, and after parquet."""
-    frame = pd.DataFrame(
-        [[getattr(row, name) for name in kind.__struct_fields__] for row in rows], columns=list(kind.__struct_fields__)
-    )
+    frame = pd.DataFrame([msgspec.structs.astuple(row) for row in rows], columns=list(kind.__struct_fields__))
     return frame.astype({name: _DTYPES[annotation] for name, annotation in kind.__annotations__.items()})
 
 

@@ -29,6 +29,7 @@ class Attempt:
 
     __slots__ = (
         "offer", "link", "started_s", "first_token_s", "delivery", "_runtime", "_session", "_asked", "_guard", "_connect", "_inbox",
+        "_deadline_s",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, session: Session, offer: Offer, guard: InFlight, connect: Connect) -> None:
@@ -41,6 +42,7 @@ class Attempt:
         self._runtime = runtime
         self._session = session
         self._asked = session.asked
+        self._deadline_s = self.started_s + (session.asked.deadline_ms - runtime.clock.utc_ms()) / 1000
         self._guard = guard
         self._connect = connect
         self._inbox: RequestInbox | None = None
@@ -115,7 +117,7 @@ class Attempt:
         return left_s if is_patient else min(left_s, self._runtime.params.first_token_timeout_s)
 
     def _left_s(self) -> float:
-        return (self._asked.deadline_ms - self._runtime.clock.utc_ms()) / 1000
+        return self._deadline_s - self._runtime.clock.now()
 
     def _on_first_token(self, link: ProviderLink) -> None:
         runtime, session = self._runtime, self._session

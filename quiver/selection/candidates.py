@@ -89,14 +89,14 @@ class _Peer:
 class _Entry:
     """One offer of one provider, and what it was measured to be worth."""
 
-    __slots__ = ("offer", "expires_s", "ttft", "built", "built_key")
+    __slots__ = ("offer", "expires_s", "ttft", "built", "built_changes", "built_step")
 
     def __init__(self, offer: Offer, expires_s: float) -> None:
         self.offer = offer
         self.expires_s = expires_s
         self.ttft = DecayingMean(tau_s=TTFT_TAU_S)
         self.built: Candidate | None = None
-        self.built_key = (-1, -1)
+        self.built_changes = self.built_step = -1
 
 
 class CandidateTable:
@@ -194,11 +194,10 @@ class CandidateTable:
             peer = self._peers.get(peer_id)
             entry = None if peer is None else peer.entries.get(model)
             if peer is not None and entry is not None and entry.expires_s > now:
-                key = (peer.changes, step)
                 candidate = entry.built
-                if candidate is None or entry.built_key != key:
+                if candidate is None or entry.built_changes != peer.changes or entry.built_step != step:
                     candidate = entry.built = self._candidate(peer_id, peer, entry, now)
-                    entry.built_key = key
+                    entry.built_changes, entry.built_step = peer.changes, step
                 (ejected if now < peer.ejection.until_s else healthy).append(candidate)
         if healthy or not ejected:
             return healthy

@@ -13,6 +13,7 @@ from quiver.errors import MalformedMessage, UnsupportedVersion
 
 MAJOR, MINOR = 1, 0
 VERSION = MAJOR << 4 | MINOR
+_VERSION_BYTE = bytes((VERSION,))
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class MessageCodec(Generic[T]):
 
     def encode(self, message: T) -> bytes:
         """Bytes of one message; `MalformedMessage` if it is larger than a frame may be."""
-        data = bytes((VERSION,)) + self._encode(message)
+        data = _VERSION_BYTE + self._encode(message)
         if len(data) > self.frame_bytes_max:
             raise MalformedMessage(
                 f"{self.id}: a message of {len(data)} bytes; at most {self.frame_bytes_max} may be sent"
