@@ -135,9 +135,8 @@ def test_no_thread_is_reached_through_a_loop_object(attribute):
         path.relative_to(ROOT).as_posix()
         for room in ("quiver", "sim")
         for path in sorted((ROOT / room).rglob("*.py"))
-        if any(
-            isinstance(node, ast.Attribute) and node.attr == attribute for node in ast.walk(ast.parse(path.read_text()))
-        )
+        if attribute in (text := path.read_text())
+        and any(isinstance(node, ast.Attribute) and node.attr == attribute for node in ast.walk(ast.parse(text)))
     ]
     assert [path for path in users if not path.startswith("quiver/live/")] == []
 

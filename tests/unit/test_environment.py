@@ -70,7 +70,7 @@ def foreign(path: Path) -> bool:
 
 def test_every_import_is_declared():
     """A package that is only installed by chance is missing in a fresh clone."""
-    providers = packages_distributions()
+    ours, providers = declared(), packages_distributions()
     undeclared: dict[str, str] = {}
     for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py") if not foreign(path)):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -80,6 +80,6 @@ def test_every_import_is_declared():
             for name in (name.split(".")[0] for name in names):
                 if name in sys.stdlib_module_names or name in {*ROOMS, *OWN_LISTS}:
                     continue
-                if not any(canonical(distribution) in declared() for distribution in providers.get(name, ())):
+                if not any(canonical(distribution) in ours for distribution in providers.get(name, ())):
                     undeclared.setdefault(name, str(path.relative_to(ROOT)))
     assert undeclared == {}

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from sim.rng import Substreams
-
-PROGRAM = "from sim.rng import Substreams as S; print(S(7).stream('node', 3, b'x').random(), S(7).uniform('u'))"
-
-
-def test_a_substream_is_the_same_in_another_process_with_another_hash_seed():
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM], env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }  # fmt: skip
-    assert seen == {f"{Substreams(7).stream('node', 3, b'x').random()} {Substreams(7).uniform('u')}\n"}
 
 
 def test_names_of_other_type_split_or_seed_are_other_streams():
