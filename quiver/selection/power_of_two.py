@@ -36,7 +36,7 @@ def choose_of_d(
     winners = [min(places[first : first + d], key=loads.__getitem__) for first in places[::d]]
     losers = sorted([place for place in places if place not in winners], key=loads.__getitem__)
     # Many loads are the same, and to write a reason takes as long as all the comparing.
-    reasons = {value: reason.format(score=value) for value in set(loads)}
+    reasons = {value: reason.format(score=value) for value in dict.fromkeys(loads)}
     ranked = [
         Scored(peer=drawn[place].peer, score=loads[place], reason=reasons[loads[place]])
         for place in (*winners, *losers)[:RANKED_MAX]
