@@ -89,6 +89,12 @@ class PeerConnection(PackingConnection):
         senders = (stream.sender for stream in self._streams.values())
         return sum(sender._buffer_stop - sender._buffer_start for sender in senders)
 
+    @property
+    def has_unfinished_end(self) -> bool:
+        """A stream that ends on our side is not acknowledged to its end."""
+        senders = (stream.sender for stream in self._streams.values())
+        return any(sender._buffer_fin is not None and not sender.is_finished for sender in senders)
+
     def received_bytes_total(self) -> int:
         """Bytes that nobody has read: those handed over, and those that wait for what comes before them."""
         streams = (*self._streams.values(), *self._crypto_streams.values())

@@ -115,6 +115,11 @@ class Driver(StreamDriver):
 
     # ---- how bytes travel
 
+    @property
+    def has_last_words(self) -> bool:
+        """The peer does not have the whole of a stream that we finished."""
+        return self._quic.has_unfinished_end and not self.is_closed
+
     def _next_stream_id(self) -> int:
         return self._quic.open()
 

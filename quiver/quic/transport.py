@@ -22,6 +22,9 @@ from quiver.quic.swarm import Swarm
 from quiver.values.peer import PeerInfo
 from quiver.wire.framing import Framing
 
+# How often is looked whether a peer has acknowledged the last of it: about a third of what it may take its time.
+DRAIN_STEP_S = 0.01
+
 __all__ = ["OURS", "QuicTransport", "SwarmTransport", "framing_of"]
 
 
@@ -97,6 +100,14 @@ class SwarmTransport(Asker):
         self._deadlines.close()
         for task in list(self._tasks):
             task.cancel()
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Wait until peers have what was written on streams that we finished; for silent ones not at all."""
+        until_s = self._clock.now() + timeout_s
+        while self._clock.now() < until_s and any(
+            link.driver.has_last_words and not link.driver.is_silent for link in self.swarm.links
+        ):
+            await self._clock.sleep(DRAIN_STEP_S)
 
     async def close(self) -> None:
         """`abort`, and wait until the handlers are gone."""

@@ -58,6 +58,11 @@ class Way(Holder):
     def rtt_s(self) -> float | None:
         """Smoothed round-trip time, seconds; None before the first sample."""
 
+    @property
+    def has_last_words(self) -> bool:
+        """The peer does not have the whole of a stream that we finished. Over TCP the kernel sees to that."""
+        return False
+
     @abstractmethod
     def probe(self, now: float) -> None:
         """Ask the peer for a sign of life."""

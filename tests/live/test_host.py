@@ -12,6 +12,7 @@ from quiver.identity.keys import KeyPair
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p.host import Host, Kind
 from quiver.live.libp2p.identify import ASK
+from quiver.live.libp2p.tcp import CLOSE_GRACE_S
 from quiver.quic import swarm
 from quiver.quic.limits import Refusal
 from quiver.values.peer import PeerInfo
@@ -158,6 +159,48 @@ def test_a_kind_that_is_forbidden_is_neither_dialled_nor_announced(kind, other):
             await ask(a, b)
 
     play(story, {"kinds": (kind,)}, {"kinds": (other,)})
+
+
+@pytest.mark.parametrize("size", [10, 5000, 200_000])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_what_was_answered_before_a_close_still_arrives(kind, size):
+    async def story(a, b):
+        closing = []
+
+        def answer(peer, note):
+            closing.append(asyncio.get_running_loop().create_task(b.close()))
+            return Note(number=2, text="x" * size)
+
+        b.answer(ECHO, answer)
+        a.learn(b.local_info())
+        assert len((await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)).text) == size
+        await closing[0]
+
+    play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
+
+
+def test_a_peer_that_acknowledges_nothing_holds_up_a_close_for_a_second_at_most():
+    async def story(a, b):
+        asked = asyncio.Event()
+
+        def answer(peer, note):
+            # From now on nothing of A's comes through.
+            a._udp.close()
+            asked.set()
+            return note
+
+        b.answer(ECHO, answer)
+        a.learn(b.local_info())
+        question = asyncio.create_task(a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=60))
+        await asked.wait()
+        began_s = b._clock.now()
+        await b.close()
+        assert CLOSE_GRACE_S <= b._clock.now() - began_s < 3 * CLOSE_GRACE_S
+        await a.close()
+        with pytest.raises(PeerUnreachable):
+            await question
+
+    play(story, {"kinds": (Kind.QUIC,)}, {"kinds": (Kind.QUIC,)})
 
 
 def test_a_host_needs_a_kind():

@@ -123,26 +123,6 @@ def test_closing_waits_a_second_for_a_peer_that_takes_nothing():
     with_deaf_peer(story)
 
 
-def test_what_was_answered_before_a_close_still_arrives():
-    async def main():
-        a, b = (Host(KeyPair(bytes([number]) * 32), kinds=(Kind.TCP,)) for number in (1, 2))
-        await a.start()
-        await b.start()
-        closing = []
-
-        def answer(peer, note):
-            closing.append(asyncio.get_running_loop().create_task(b.close()))
-            return Note(number=2, text="x" * 200_000)
-
-        b.answer(ECHO, answer)
-        a.learn(b.local_info())
-        assert len((await a.rpc(b.peer_id, ECHO, Note(number=1), timeout_s=5)).text) == 200_000
-        await closing[0]
-        await a.close()
-
-    asyncio.run(main())
-
-
 @pytest.mark.parametrize("when", range(6))
 def test_a_dial_that_is_given_up_at_any_time_leaves_nothing(when):
     async def main():

@@ -17,7 +17,7 @@ from quiver.ids import PeerId
 from quiver.live.clock import LiveClock
 from quiver.live.libp2p.identify import IdentifyService
 from quiver.live.libp2p.ping import PingService
-from quiver.live.libp2p.tcp import TcpEndpoint
+from quiver.live.libp2p.tcp import CLOSE_GRACE_S, TcpEndpoint
 from quiver.live.libp2p.udp import UdpSocket
 from quiver.ports import Answer, Clock, Handler, ProtocolSpec
 from quiver.quic import certificate
@@ -205,7 +205,17 @@ class Host:
             self._udp.close()
 
     async def close(self) -> None:
-        """Say goodbye to every peer, end every stream with SHUTDOWN, release the ports."""
+        """Let what was answered arrive, say goodbye to every peer, end every stream with SHUTDOWN, release the ports.
+
+        A peer that does not take it holds nobody up for longer than a second.
+        """
+        try:
+            if self._started is not None:
+                await self._started.drain(timeout_s=CLOSE_GRACE_S)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
         if self._started is not None:
             await self.identify.close()
             await self._started.close()
@@ -218,7 +228,7 @@ class Host:
         self._close_sockets()
         if self._tcp is not None:
             self._tcp.abort()
-        await self.close()
+        await self._end()
 
     # ---- the port
 
