@@ -13,16 +13,16 @@ from quiver.ids import PeerId
 if TYPE_CHECKING:
     from sim.transport import SimTransport
 
-OnEnd = Callable[[Any, Exception | None], None]
-"Gets the answer and no error, or None and why there is no answer."
+OnEnd = Callable[[Any, Any, Exception | None], None]
+"Gets what the question was about, then the answer and None, or None and why there is no answer."
 
 
 class Asked:
     """Stands where a future stands: the first result or exception ends it."""
 
-    __slots__ = ("setup_s", "_asked_s", "_transport", "_peer", "_timeout_s", "_on_end")
+    __slots__ = ("setup_s", "_asked_s", "_transport", "_peer", "_timeout_s", "_on_end", "_about")
 
-    def __init__(self, transport: SimTransport, peer: PeerId, timeout_s: float, on_end: OnEnd) -> None:
+    def __init__(self, transport: SimTransport, peer: PeerId, timeout_s: float, on_end: OnEnd, about: Any) -> None:
         self.setup_s = 0.0
         "Of the handshake before it."
         self._asked_s = transport.network.env._now
@@ -30,6 +30,7 @@ class Asked:
         self._peer = peer
         self._timeout_s = timeout_s
         self._on_end: OnEnd | None = on_end
+        self._about = about
 
     def done(self) -> bool:
         return self._on_end is None
@@ -45,4 +46,4 @@ class Asked:
         on_end, self._on_end = self._on_end, None
         assert on_end is not None
         self._transport.network.timeouts.on_done(self._timeout_s)
-        on_end(answer, error)
+        on_end(self._about, answer, error)

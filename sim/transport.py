@@ -209,10 +209,12 @@ class SimTransport:
         self.on_rtt(peer, asked_s, setup_s)
         return answer
 
-    def ask(self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float, on_end: OnEnd) -> None:
+    def ask(
+        self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float, on_end: OnEnd, about: Any = None
+    ) -> None:
         """As `rpc`, with one call at the end in place of a task, for what peers answer with a plain function."""
         other = self._other(peer)
-        asked = Asked(self, peer, timeout_s, on_end)
+        asked = Asked(self, peer, timeout_s, on_end, about)
         asked.setup_s = self._send_question(other, protocol, message, asked, timeout_s)
 
     async def _rpc_over_stream(self, peer: PeerId, protocol: ProtocolSpec, message: Any, timeout_s: float) -> Any:

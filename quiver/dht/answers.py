@@ -23,6 +23,8 @@ from quiver.values.peer import PeerInfo
 
 # A key is a peer id or a multihash; go-libp2p takes at most 80 bytes.
 KEY_BYTES_MAX = 80
+# Looking up a member of an enum costs as much as building the answer.
+FIND_NODE, ADD_PROVIDER = KadType.FIND_NODE, KadType.ADD_PROVIDER
 
 
 class AddresslessPeers(dict[PeerId, PeerInfo]):
@@ -72,15 +74,15 @@ class Answers:
             raise MalformedMessage(
                 f"a {kind.name} key of {len(key)} bytes; 1 to {KEY_BYTES_MAX} are read", peer_id=peer
             )
-        if message.providers and kind is not KadType.ADD_PROVIDER:
+        if message.providers and kind is not ADD_PROVIDER:
             self._on_asker(peer, message.providers)
-        if kind is KadType.FIND_NODE:
+        if kind is FIND_NODE:
             return KadMessage(type=kind, key=key, closer=self._closer(peer, key))
         now = self._runtime.clock.now()
         if kind is KadType.GET_PROVIDERS:
             providers = self.records.providers(key, now, self._runtime.rng)
             return KadMessage(type=kind, key=key, closer=self._closer(peer, key), providers=tuple(providers))
-        if kind is KadType.ADD_PROVIDER:
+        if kind is ADD_PROVIDER:
             return self._on_add_provider(peer, message, now)
         if kind is KadType.GET_VALUE:
             return self._on_get_value(peer, message, now)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 from quiver.dht.disjoint import DisjointLookup
 from quiver.dht.lookup import Lookup
@@ -22,8 +21,8 @@ from quiver.values.kad import KadMessage
 from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import KAD
 
-OnEnd = Callable[[KadMessage | None, Exception | None], None]
-"Gets the answer and no error, or None and why there is no answer."
+OnEnd = Callable[[PeerInfo, KadMessage | None, Exception | None], None]
+"Gets whom the question was for, then the answer and None, or None and why there is no answer."
 
 
 class Search:
@@ -68,29 +67,39 @@ class Search:
         """Ask whom the lookup names now; if it is done, say so."""
         lookup, transport = self._lookup, self._runtime.transport
         ask, timeout_s = self._ask or self._ask_in_task, self._runtime.params.rpc_timeout_s
+        asked = False
         while (peer := lookup.next(now)) is not None:
             # Who it is stays with the question: on a busy machine the lookup may give it up before it has left.
             info = lookup.info(peer)
             if info.addresses:
                 transport.learn(info)
             try:
-                ask(peer, KAD, self._question, timeout_s=timeout_s, on_end=partial(self._on_end, info))
+                ask(peer, KAD, self._question, timeout_s=timeout_s, on_end=self._on_end, about=info)
+                asked = True
             except (Unavailable, PeerError):
                 self._table.on_failed(peer)
                 lookup.on_failure(peer, now)
-        if lookup.done and not self._finished.done():
+        # Whoever was asked just now could still change the result.
+        if not asked and lookup.done and not self._finished.done():
             self._finished.set_result(None)
 
     def _ask_in_task(
-        self, peer: PeerId, protocol: ProtocolSpec, question: KadMessage, *, timeout_s: float, on_end: OnEnd
+        self,
+        peer: PeerId,
+        protocol: ProtocolSpec,
+        question: KadMessage,
+        *,
+        timeout_s: float,
+        on_end: OnEnd,
+        about: PeerInfo,
     ) -> None:
         async def ask() -> None:
             try:
                 answer = await self._runtime.transport.rpc(peer, protocol, question, timeout_s=timeout_s)
             except Exception as error:
-                on_end(None, error)
+                on_end(about, None, error)
             else:
-                on_end(answer, None)
+                on_end(about, answer, None)
 
         task = asyncio.get_running_loop().create_task(ask())
         self._tasks[task] = None

@@ -24,11 +24,12 @@ class Pair:
         self.a, self.b = (self.network.node(PeerId(name)) for name in (b"a", b"b"))
         self.ends = []
 
-    def on_end(self, answer, error):
+    def on_end(self, about, answer, error):
+        assert about == "this one"
         self.ends.append((self.env.now, answer, error))
 
     def ask(self, timeout_s=5.0, on_end=None):
-        self.a.ask(self.b.peer_id, KAD, QUESTION, timeout_s=timeout_s, on_end=on_end or self.on_end)
+        self.a.ask(self.b.peer_id, KAD, QUESTION, timeout_s=timeout_s, on_end=on_end or self.on_end, about="this one")
 
 
 def test_the_answer_comes_with_one_call_and_leaves_nothing_scheduled():
@@ -56,8 +57,8 @@ def test_what_is_asked_when_a_question_times_out_has_its_own_time():
     pair = Pair()
     pair.b.crash()
 
-    def on_end(answer, error):
-        pair.on_end(answer, error)
+    def on_end(about, answer, error):
+        pair.on_end(about, answer, error)
         if len(pair.ends) < 4:
             pair.ask(timeout_s=1.0, on_end=on_end)
 
