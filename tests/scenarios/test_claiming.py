@@ -19,7 +19,7 @@ from quiver.provider.settler import Settler
 from quiver.settlement.claims import ClaimPolicy
 from quiver.trace import LedgerMoved
 from quiver.values.frames import AskHeads, HeadsAnswer
-from quiver.values.ledger import Claim, ClaimDirect, RequestExit, RotateSession
+from quiver.values.ledger import Claim, ClaimDirect, FinishExit, RequestExit, RotateSession
 from quiver.values.request import Failure, Final
 from quiver.wire.protocols import RECEIPTS
 from sim.store import MemoryStore
@@ -197,6 +197,29 @@ def test_an_exit_that_cannot_be_answered_is_warned_of_and_said_once():
         assert node.settler.health is None and paid(stage) == 6_000
 
     Stage().play(story)
+
+
+def test_a_claim_that_was_lost_is_no_concern_once_its_channel_is_closed():
+    async def story(stage):
+        await stage.ask()
+        await stage.clock.sleep(1.0)
+        node, payer = stage.providers[0], stage.gateway.signer.account
+        channel, ledger = stage.channel().state.channel, stage.gateway.runtime.ledger
+
+        async def refuse(transaction):
+            await stage.clock.sleep(0.1)
+            raise SettlementError("nothing_due", "the chain refuses everything")
+
+        node.runtime.ledger.submit = refuse
+        await ledger.submit(RequestExit(sender=payer, channel=channel))
+        await stage.clock.sleep(stage.params.exit_delay_s)
+        assert "6000 credits" in node.settler.health
+        await stage.clock.sleep(1.0)
+        await ledger.submit(FinishExit(sender=payer, channel=channel))
+        await stage.clock.sleep(2.0)
+        assert paid(stage) == 0 and node.settler.health is None
+
+    Stage(params=replace(Stage().params, exit_delay_s=40.0)).play(story)
 
 
 def test_what_the_old_key_signed_is_claimed_before_the_key_goes():
