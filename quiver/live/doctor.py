@@ -39,6 +39,7 @@ from quiver.live.http.admin import LOOPBACK
 from quiver.live.http.serve import is_loopback, tls_context
 from quiver.live.libp2p.host import Host
 from quiver.live.names import resolve_names
+from quiver.live.private_files import can_others_read
 from quiver.live.roles import choose_models, make_backend, policy_spec
 from quiver.live.stores.choice import find_url
 from quiver.live.till import make_selling
@@ -110,7 +111,12 @@ def _store(config: NodeConfig, path: Path) -> Finding:
             return check_database(url, keyfile.load(resolve(path, config.key)).peer_id)
     except QuiverError as error:
         return fail("store", error)
-    folder = resolve(path, config.store).parent
+    place = resolve(path, config.store)
+    if can_others_read(place):
+        return Finding(
+            check="store", status=Status.WARN, detail=f"{place} can be read by others", fix=f"chmod 600 {place}"
+        )
+    folder = place.parent
     if not os.access(folder, os.W_OK):
         return fail("disk", f"{folder} cannot be written", "create it, or give this user the right to write there")
     free = shutil.disk_usage(folder).free

@@ -12,6 +12,11 @@ from pathlib import Path
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 
 
+def can_others_read(path: Path) -> bool:
+    """Whether a file is there, and anybody but its owner may open it: an older version made stores by the umask."""
+    return path.exists() and bool(path.stat().st_mode & 0o077)
+
+
 def make_folder(path: Path) -> None:
     """`path`, and what is missing above it."""
     missing = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))

@@ -10,6 +10,7 @@ from quiver.identity.peer_id import peer_id_text
 from quiver.live import config, doctor, init
 from quiver.live.__main__ import main
 from quiver.live.doctor import Finding, Status
+from quiver.live.stores.sqlite import SqliteStore
 
 
 def make_provider(tmp_path):
@@ -39,6 +40,15 @@ def test_an_open_key_and_a_missing_network_file_are_found(tmp_path, monkeypatch)
     (tmp_path / "network.toml").unlink()
     found = examine(path, monkeypatch)
     assert "chmod 600" in found["key"].fix and found["network"].status is Status.FAIL
+
+
+def test_a_store_that_others_can_read_is_named(tmp_path, monkeypatch):
+    path, store = make_provider(tmp_path), tmp_path / "provider.sqlite"
+    asyncio.run(SqliteStore(store).close())
+    assert examine(path, monkeypatch)["disk"].status is Status.OK
+    store.chmod(0o640)
+    found = examine(path, monkeypatch)["store"]
+    assert (found.status, found.fix) == (Status.WARN, f"chmod 600 {store}")
 
 
 def test_a_networks_only_bootstrap_does_not_wait_for_itself(tmp_path, monkeypatch):
