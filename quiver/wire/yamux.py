@@ -53,10 +53,11 @@ class YamuxSession:
         self._fin_follows = False
         "The current Data frame ends its stream."
         self._pings: dict[int, None] = {}
-        self._ping_count = 0
         self._out = bytearray()
         self._events: list[tell.Event] = []
-        self._unacknowledged = 0
+        self._over: dict[int, None] = {}
+        "Streams that ended since events were last taken."
+        self._ping_count = self._unacknowledged = 0
         self._streams_open = [0, 0]
         "The peer's, and ours."
         self.unread_bytes = 0
@@ -84,7 +85,7 @@ class YamuxSession:
                 offset += len(piece)
         except Violation as violation:
             self._end(frame.GO_AWAY_PROTOCOL_ERROR, str(violation))
-        events, self._events = self._events, []
+        events, self._events, self._over = self._events, [], {}
         return events
 
     def end_of_input(self) -> list[tell.Event]:
@@ -259,7 +260,7 @@ class YamuxSession:
     def _on_syn(self, stream_id: int) -> None:
         if stream_id % 2 == self._next_id % 2:
             raise Violation(f"yamux stream {stream_id} is ours to open")
-        if stream_id in self._streams or stream_id in self._unread:
+        if stream_id in self._streams or stream_id in self._unread or stream_id in self._over:
             raise Violation(f"yamux stream {stream_id} was opened twice")
         if self._streams_open[False] >= self._streams_max:
             self._frame(frame.WINDOW_UPDATE, frame.RST, stream_id, WireCode.RESOURCE_LIMIT)
@@ -329,7 +330,7 @@ class YamuxSession:
             self._forget(stream_id)
 
     def _forget(self, stream_id: int) -> None:
-        stream = self._streams.pop(stream_id)
+        stream, self._over[stream_id] = self._streams.pop(stream_id), None
         self._streams_open[stream.is_ours] -= 1
         if stream.is_ours and not stream.is_acknowledged:
             self._unacknowledged -= 1

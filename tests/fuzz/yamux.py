@@ -7,6 +7,7 @@ from quiver.wire.yamux_frame import encode_header
 SEEDS = [
     encode_header(1, 1, 1, 0) + encode_header(0, 0, 1, 5) + b"hello" + encode_header(1, 4, 1, 0),
     encode_header(0, 5, 3, 2) + b"hi" + encode_header(2, 1, 0, 7) + encode_header(1, 8, 3, 0x1001),
+    b"\xff" + (encode_header(1, 1, 1, 0) + encode_header(1, 8, 1, 0)) * 2,
     encode_header(1, 2, 2, 1 << 18) + encode_header(0, 0, 2, 1) + b"x" + encode_header(3, 0, 0, 0),
 ]
 

@@ -371,6 +371,14 @@ def test_a_peer_that_breaks_a_rule_ends_the_session_and_the_rule_is_named(broken
     session.validate()
 
 
+def test_an_id_has_no_second_life_before_anybody_has_heard_of_the_end_of_the_first():
+    """The events of the first would be taken for the second's: found by fuzzing."""
+    session = listener()
+    *_, ended = session.receive((frame(WINDOW, SYN, 1, 0) + frame(WINDOW, RST, 1, 0)) * 2)
+    assert "stream 1 was opened twice" in ended.reason
+    session.validate()
+
+
 def test_an_id_whose_bytes_are_still_unread_is_not_opened_again():
     session = listener()
     session.receive(data(1, b"x", SYN | FIN))
