@@ -6,11 +6,12 @@ Works on any asyncio loop. Order is always explicit: tasks are cancelled and awa
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from quiver.errors import DeadlineExceeded, UsageError
 from quiver.params import Params
@@ -50,44 +51,54 @@ class Deadline:
             raise DeadlineExceeded(f"not done within {self._seconds:g} s") from error
 
 
-class Alarm:
-    """A deadline that moves: waits in a row share one timer, which looks again when it fires too early."""
+class Sleeper(Protocol):
+    """Who sets an alarm."""
 
-    __slots__ = ("_loop", "_on_expired", "_due_s", "_timer")
+    def on_alarm(self) -> None:
+        """It rang."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_expired: Callable[[], None]) -> None:
+
+class Alarms:
+    """Deadlines that move, of many who share a stream: one timer for the earliest, which looks again when it fires too early.
+
+    Almost none ever rings, and a timer for each would be most of a loop's heap. Who cancels is let go of at once.
+    """
+
+    __slots__ = ("_loop", "_due_s", "_timer", "_timer_s")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._on_expired = on_expired
-        self._due_s = 0.0
+        self._due_s: dict[Sleeper, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
 
-    def set(self, seconds: float) -> None:
-        """Call `on_expired` in `seconds`, unless `set` or `cancel` is called before."""
-        self._due_s = self._loop.time() + max(seconds, 0.0)
-        timer = self._timer
-        if timer is not None:
-            if timer.when() <= self._due_s:
-                return
-            timer.cancel()
-        self._timer = self._loop.call_at(self._due_s, self._look)
+    def set(self, sleeper: Sleeper, seconds: float) -> None:
+        """Wake `sleeper` in `seconds`, unless it sets or cancels its alarm before."""
+        self._due_s[sleeper] = due_s = self._loop.time() + max(seconds, 0.0)
+        if due_s < self._timer_s:
+            self._arm(due_s)
 
-    def _look(self) -> None:
-        self._timer = None
-        if self._loop.time() >= self._due_s:
-            self._on_expired()
-        else:
-            self._timer = self._loop.call_at(self._due_s, self._look)
+    def cancel(self, sleeper: Sleeper) -> None:
+        """Never wake it."""
+        self._due_s.pop(sleeper, None)
 
-    def cancel(self) -> None:
-        """Never call it; the alarm is used up. Its owner is free to go at once, not when the cyclic collector comes by."""
+    def _arm(self, due_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        self._on_expired = _ignore
+        self._timer_s = due_s
+        self._timer = self._loop.call_at(due_s, self._look)
 
-
-def _ignore() -> None:
-    """What a cancelled alarm calls."""
+    def _look(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        now = self._loop.time()
+        for sleeper in [one for one, due_s in self._due_s.items() if due_s <= now]:
+            # One that rings may set or cancel another's.
+            if self._due_s.get(sleeper, math.inf) <= now:
+                del self._due_s[sleeper]
+                sleeper.on_alarm()
+        earliest_s = min(self._due_s.values(), default=math.inf)
+        if earliest_s < self._timer_s:
+            self._arm(earliest_s)
 
 
 class Nursery:

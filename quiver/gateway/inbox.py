@@ -7,7 +7,7 @@ from collections import deque
 
 from quiver.errors import DeadlineExceeded, QuiverError, UsageError
 from quiver.gateway.delivery import Delivery
-from quiver.runtime import Alarm
+from quiver.runtime import Alarms
 from quiver.values.frames import InferenceFrame
 from quiver.values.receipt import SignedReceipt
 
@@ -16,9 +16,11 @@ class RequestInbox:
     """Bounded. The shared reader never waits for a slow client: `put` says no instead."""
 
     __slots__ = ("delivery", "receipt", "request_hash", "cancelled", "ended", "_frames", "_frames_max", "_waiter", "_error",
-                 "_loop", "_alarm")  # fmt: skip
+                 "_loop", "_alarms")  # fmt: skip
 
-    def __init__(self, *, frames_max: int, request_hash: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, *, frames_max: int, request_hash: bytes, loop: asyncio.AbstractEventLoop, alarms: Alarms
+    ) -> None:  # fmt: skip
         self.delivery: Delivery | None = None
         self.receipt: SignedReceipt | None = None
         "The newest one accepted. It is no frame to wait for: the client is told of it with the end."
@@ -31,7 +33,7 @@ class RequestInbox:
         self._waiter: asyncio.Future[None] | None = None
         self._error: QuiverError | None = None
         self._loop = loop
-        self._alarm = Alarm(loop, self._on_expired)
+        self._alarms = alarms
 
     def put(self, frame: InferenceFrame) -> bool:
         """Keep a frame for the reader; False if it is too far behind. The last frame of a request always has a place."""
@@ -65,17 +67,18 @@ class RequestInbox:
             if self._waiter is not None:
                 raise UsageError("two tasks read one request")
             self._waiter = self._loop.create_future()
-            self._alarm.set(timeout_s)
+            self._alarms.set(self, timeout_s)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
         return self._frames.popleft()
 
-    def _on_expired(self) -> None:
+    def on_alarm(self) -> None:
+        """The provider's time is over."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(DeadlineExceeded("the provider did not answer in time"))
 
     def close(self) -> None:
         """Nobody reads any more."""
-        self._alarm.cancel()
+        self._alarms.cancel(self)

@@ -18,7 +18,7 @@ from quiver.ports import Stream
 from quiver.receipts.history import Book
 from quiver.receipts.log import head_of
 from quiver.receipts.signatures import sign_acknowledgement, verify_receipt
-from quiver.runtime import Nursery, Runtime
+from quiver.runtime import Alarms, Nursery, Runtime
 from quiver.settlement.channel import session_at
 from quiver.values.frames import (
     Accept,
@@ -54,6 +54,7 @@ class ProviderLink:
         "Signed, and with the disk when whoever waited for it was cancelled: not in the trace yet."
         self._dirty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms(self._loop)
         self._stream: Stream | None = None
         self._acks: Stream | None = None
         self._nursery: Nursery | None = None
@@ -205,7 +206,9 @@ class ProviderLink:
                 "this request is open at the provider already", peer_id=self.peer, wire_code=WireCode.REPLAYED
             )
         digest = signing.request_hash(frame.request_id, frame.model, frame.max_tokens, frame.body)
-        inbox = RequestInbox(frames_max=self.runtime.params.chunk_buffer_max, request_hash=digest, loop=self._loop)
+        inbox = RequestInbox(
+            frames_max=self.runtime.params.chunk_buffer_max, request_hash=digest, loop=self._loop, alarms=self._alarms
+        )
         self._inboxes[frame.request_id] = inbox
         try:
             await self.send(frame)

@@ -19,7 +19,7 @@ from quiver.provider.models import ServedModel
 from quiver.provider.payers import Payers
 from quiver.provider.pricing import compute_quote
 from quiver.provider.slots import SlotQueue
-from quiver.runtime import Nursery, Runtime
+from quiver.runtime import Alarms, Nursery, Runtime
 from quiver.units import ms_from_s
 from quiver.values.frames import (
     Accept,
@@ -50,7 +50,7 @@ class PayerConnection:
         self._admission = admission
         self._slots = slots
         self._payers = payers
-        self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms(asyncio.get_running_loop())
         self._jobs: dict[RequestId, Job] = {}
 
     async def run(self) -> None:
@@ -145,7 +145,7 @@ class PayerConnection:
         channel.reserve(request_id, quote.amount_max)
         self._jobs[request_id] = Job(
             frame, quote, channel, self._stream, name=served.installed.name, runtime=self._runtime,
-            backend=self._backend, slots=self._slots, payers=self._payers, loop=self._loop, on_unaccepted=self._close,
+            backend=self._backend, slots=self._slots, payers=self._payers, alarms=self._alarms, on_unaccepted=self._close,
         )  # fmt: skip
         return quote
 

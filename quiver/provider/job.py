@@ -17,7 +17,7 @@ from quiver.provider.channel import ProviderChannel
 from quiver.provider.metering import Meter
 from quiver.provider.payers import Payers
 from quiver.provider.slots import SlotQueue
-from quiver.runtime import Alarm, Runtime
+from quiver.runtime import Alarms, Runtime
 from quiver.values.backend import BackendRequest
 from quiver.values.frames import Chunk, End, Error, InferenceFrame, Open, Quote, ReceiptFrame
 
@@ -37,11 +37,11 @@ class Job:
     """Made with the quote; `run` once it is accepted."""
 
     __slots__ = ("request", "quote", "channel", "task", "_stream", "_name", "_runtime", "_backend", "_slots", "_payers",
-                 "_alarm", "_on_unaccepted", "_meter", "_stop", "_interruptible", "_accepted_s")  # fmt: skip
+                 "_alarms", "_on_unaccepted", "_meter", "_stop", "_interruptible", "_accepted_s")  # fmt: skip
 
     def __init__(
         self, request: Open, quote: Quote, channel: ProviderChannel, stream: Stream, *, name: str, runtime: Runtime,
-        backend: InferenceBackend, slots: SlotQueue, payers: Payers, loop: asyncio.AbstractEventLoop,
+        backend: InferenceBackend, slots: SlotQueue, payers: Payers, alarms: Alarms,
         on_unaccepted: Callable[[Job], None],
     ) -> None:  # fmt: skip
         """`on_unaccepted` is called when the quote has expired and nobody has accepted it."""
@@ -57,8 +57,8 @@ class Job:
         self._slots = slots
         self._payers = payers
         self._on_unaccepted = on_unaccepted
-        self._alarm = Alarm(loop, self._on_alarm)
-        self._alarm.set(QUOTE_LIFETIME * runtime.params.quote_timeout_s)
+        self._alarms = alarms
+        alarms.set(self, QUOTE_LIFETIME * runtime.params.quote_timeout_s)
         digest = signing.request_hash(request.request_id, request.model, request.max_tokens, request.body)
         self._meter = Meter(quote, digest, runtime.params)
         self._stop: Stop | None = None
@@ -78,7 +78,7 @@ class Job:
         self._accepted_s = runtime.clock.now()
         # The payer's deadline, but no payer holds a slot for longer than this network allows.
         remaining_s = (self.request.deadline_ms - runtime.clock.utc_ms()) / 1000
-        self._alarm.set(min(remaining_s, runtime.params.request_timeout_s))
+        self._alarms.set(self, min(remaining_s, runtime.params.request_timeout_s))
         last = await self._answer()
         if not self._meter.prompt_tokens:
             # Engines that count the prompt with their last piece never told: the payer's own estimate, or prefill would be free.
@@ -86,7 +86,8 @@ class Job:
         await self._bill()
         return last
 
-    def _on_alarm(self) -> None:
+    def on_alarm(self) -> None:
+        """Its quote has expired, or its time is over."""
         if self.task is None:
             self._on_unaccepted(self)
         else:
@@ -94,7 +95,7 @@ class Job:
 
     def close(self) -> None:
         """Nothing happens to it any more."""
-        self._alarm.cancel()
+        self._alarms.cancel(self)
 
     async def _answer(self) -> End | Error:
         """Wait for a slot and stream pieces; returns what the payer is told after the last receipt."""

@@ -21,6 +21,7 @@ from quiver.gateway.inbox import RequestInbox
 from quiver.gateway.session import Session
 from quiver.ids import RequestId
 from quiver.params import Params
+from quiver.runtime import Alarms
 from quiver.values.frames import Chunk, End
 from quiver.values.request import Principal
 from sim.loop import Environment
@@ -83,7 +84,7 @@ FRAMES = st.one_of(
 @given(steps=st.lists(FRAMES, max_size=40), frames_max=st.integers(1, 5))
 def test_an_inbox_is_a_bounded_queue_whose_end_always_fits(steps, frames_max):
     env = Environment()
-    inbox = RequestInbox(frames_max=frames_max, request_hash=bytes(32), loop=env.loop)
+    inbox = RequestInbox(frames_max=frames_max, request_hash=bytes(32), loop=env.loop, alarms=Alarms(env.loop))
     kept, failed = [], None
     for number, (step,) in enumerate(steps):
         if step == "take":

@@ -9,6 +9,7 @@ import pytest
 from quiver.errors import DeadlineExceeded, Unavailable
 from quiver.gateway.inbox import RequestInbox
 from quiver.ids import RequestId
+from quiver.runtime import Alarms
 from quiver.values.frames import End
 from sim.loop import Environment
 
@@ -23,7 +24,7 @@ def env():
 
 
 def make_inbox(env: Environment) -> RequestInbox:
-    return RequestInbox(frames_max=1, request_hash=bytes(32), loop=env.loop)
+    return RequestInbox(frames_max=1, request_hash=bytes(32), loop=env.loop, alarms=Alarms(env.loop))
 
 
 def test_a_full_inbox_says_no_but_the_last_frame_always_has_a_place(env):
