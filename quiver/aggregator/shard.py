@@ -63,9 +63,11 @@ class ShardClosing(Closing):
     async def close_due_epochs(self) -> None:
         """One look: close what is over, and take back what was posted."""
         runtime = self._runtime
-        for epoch in self._window.due_epochs(runtime.clock.utc_ms()):
+        # One time for both steps: an epoch that ends while an earlier one is written has receipts, and is due at the next look.
+        now_ms = runtime.clock.utc_ms()
+        for epoch in self._window.due_epochs(now_ms):
             await self._close(epoch, self._window.freeze(epoch))
-        if self._sealed < (current := runtime.clock.utc_ms() // runtime.params.epoch_ms):
+        if self._sealed < (current := now_ms // runtime.params.epoch_ms):
             # Epochs without a receipt are closed too: the committer must know that nothing is missing.
             await runtime.store.commit(self._window.close(current - 1))
             self._sealed = self._window.next_open

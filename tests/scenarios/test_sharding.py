@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quiver.aggregator.archive import SHARD_TABLES
 from quiver.aggregator.shards import Shards, shard_of
 from quiver.errors import UsageError
 from quiver.ids import Address, PeerId
@@ -98,6 +99,30 @@ def test_a_shard_that_dies_delays_its_epochs_and_breaks_no_promise(dead, down_s)
         assert first in committed(hall) and len(set(committed(hall))) == len(committed(hall))
         for seller in hall.sellers:
             await check_promises(hall, seller, hall.shard_of(seller))
+
+    Hall().play(story)
+
+
+def test_an_epoch_that_ends_while_the_one_before_is_written_is_handed_over_too(monkeypatch):
+    """A slow disk under one page must not let the shard seal the next epoch as one without receipts."""
+
+    async def story(hall):
+        store, epoch_s = hall.nodes[0].runtime.store, PARAMS.epoch_ms / 1000
+        commit, delays_s = store.commit, [epoch_s]
+
+        async def slow(rows):
+            if delays_s and any(table == SHARD_TABLES[0] for table, _, _ in rows):
+                await hall.clock.sleep(delays_s.pop())
+            await commit(rows)
+
+        monkeypatch.setattr(store, "commit", slow)
+        for _ in range(3):
+            assert len(await hall.hand_in()) == SELLERS
+            await hall.sleep_to_next_epoch()
+        await hall.clock.sleep(8.0)
+        assert not delays_s
+        for seller in hall.sellers:
+            await check_promises(hall, seller, hall.shards.committer)
 
     Hall().play(story)
 
