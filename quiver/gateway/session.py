@@ -61,7 +61,9 @@ class Session:
 
     def eligible(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Not tried yet; those with an open channel if there are any."""
-        fresh = [candidate for candidate in candidates if candidate.peer not in self.tried]
+        fresh = list(candidates)
+        if self.tried:
+            fresh = [candidate for candidate in fresh if candidate.peer not in self.tried]
         return [candidate for candidate in fresh if candidate.channel_ready] or fresh
 
     def on_dispatch(self, peer: PeerId, now: float) -> None:

@@ -187,18 +187,18 @@ class CandidateTable:
 
         When all are ejected the ejections are ignored: fail open.
         """
-        step = int(now // AGE_STEP_S)
+        step, peers = int(now // AGE_STEP_S), self._peers
         healthy: list[Candidate] = []
         ejected: list[Candidate] = []
         for peer_id in self._models.get(model, ()) if among is None else sorted(among):
-            peer = self._peers.get(peer_id)
-            entry = None if peer is None else peer.entries.get(model)
-            if peer is not None and entry is not None and entry.expires_s > now:
-                candidate = entry.built
-                if candidate is None or entry.built_changes != peer.changes or entry.built_step != step:
-                    candidate = entry.built = self._candidate(peer_id, peer, entry, now)
-                    entry.built_changes, entry.built_step = peer.changes, step
-                (ejected if now < peer.ejection.until_s else healthy).append(candidate)
+            peer = peers.get(peer_id)
+            if peer is None or (entry := peer.entries.get(model)) is None or entry.expires_s <= now:
+                continue
+            candidate = entry.built
+            if candidate is None or entry.built_changes != peer.changes or entry.built_step != step:
+                candidate = entry.built = self._candidate(peer_id, peer, entry, now)
+                entry.built_changes, entry.built_step = peer.changes, step
+            (ejected if now < peer.ejection.until_s else healthy).append(candidate)
         if healthy or not ejected:
             return healthy
         self.panics += 1
@@ -280,22 +280,15 @@ class CandidateTable:
     def _candidate(self, peer_id: PeerId, peer: _Peer, entry: _Entry, now: float) -> Candidate:
         offer, load = entry.offer, peer.load
         return Candidate(
-            peer=peer_id,
-            slots=offer.slots,
-            prompt_price=offer.prompt_price,
-            completion_price=offer.completion_price,
-            in_flight=peer.in_flight,
-            rtt_s=peer.rtt_s,
-            ttft_ewma_s=entry.ttft.value,
-            channel_ready=peer.channel_ready,
+            peer=peer_id, slots=offer.slots, prompt_price=offer.prompt_price, completion_price=offer.completion_price,
+            in_flight=peer.in_flight, rtt_s=peer.rtt_s, ttft_ewma_s=entry.ttft.value, channel_ready=peer.channel_ready,
             opening_cost_credits=0 if peer.channel_ready else self._opening_cost_credits,
             warm=load is not None and offer.model in load.warm,
             reported_queued=0 if load is None else load.queued,
             reported_running=0 if load is None else load.running,
             reported_age_s=math.inf if load is None else now - peer.load_at_s,
-            reported_prefill_tps=offer.prefill_tps,
-            reported_decode_tps=offer.decode_tps,
-        )
+            reported_prefill_tps=offer.prefill_tps, reported_decode_tps=offer.decode_tps,
+        )  # fmt: skip
 
     def _put(self, peer: _Peer, offer: Offer, expires_s: float) -> None:
         peer.changes += 1
