@@ -56,10 +56,12 @@ def is_acknowledged(devnet, receipt):
     return any(one["channel"] == receipt["channel"] and one["seq"] >= receipt["seq"] for one in signed)
 
 
-def resident_bytes(process):
-    """Memory of a process now."""
-    with open(f"/proc/{process.pid}/statm") as file:
-        return int(file.read().split()[1]) * 4096
+def own_bytes(process):
+    """Memory that a process has taken for itself, swapped out or not. Pages of files are the kernel's: it takes them from an idle process
+    and gives them back, which would look like growth."""
+    with open(f"/proc/{process.pid}/status") as file:
+        sizes = dict(line.split(":", 1) for line in file)
+    return sum(int(sizes[name].split()[0]) * 1024 for name in ("RssAnon", "VmSwap"))
 
 
 class SlowClient:

@@ -25,7 +25,7 @@ from tests.live.network import (
     inject,
     is_acknowledged,
     issued,
-    resident_bytes,
+    own_bytes,
     serving,
 )
 from tests.live.waiting import until
@@ -161,7 +161,7 @@ def test_a_client_that_leaves_cancels_at_the_engine_and_pays_for_what_came(devne
 def test_a_client_that_reads_a_byte_a_second_is_cut_off_and_costs_no_memory(devnet, engine):
     prompt, asked = "All you know", 120_000
     prompt_tokens = prompt_tokens_of(devnet, prompt)
-    before = {name: resident_bytes(devnet.processes[name]) for name in ("gateway", *devnet.providers)}
+    before = {name: own_bytes(devnet.processes[name]) for name in ("gateway", *devnet.providers)}
     cancelled = engine[0].count("cancelled")
     question = {"model": MOCK_MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": asked}
     slow = SlowClient(devnet.gateway_url, "/v1/chat/completions", question | {"stream": True})
@@ -171,7 +171,7 @@ def test_a_client_that_reads_a_byte_a_second_is_cut_off_and_costs_no_memory(devn
             assert time.monotonic() < deadline, "the engine still works for a client that does not read"
             received += slow.read(1)
             time.sleep(1.0)
-        grown = {name: resident_bytes(devnet.processes[name]) - size for name, size in before.items()}
+        grown = {name: own_bytes(devnet.processes[name]) - size for name, size in before.items()}
         # Others are served meanwhile.
         assert prompt_tokens_of(devnet, prompt) == prompt_tokens
         slow.hurry()
