@@ -179,6 +179,27 @@ def test_what_was_answered_before_a_close_still_arrives(kind, size):
     play(story, {"kinds": (kind,)}, {"kinds": (kind,)})
 
 
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_close_that_is_cancelled_releases_the_port(kind):
+    """Who dials others back closes its host when it is cancelled itself: the socket was left to the garbage collector."""
+
+    async def main():
+        host = Host(KeyPair(b"\1" * 32), kinds=(kind,))
+        await host.start()
+        # Whatever a close waits for: identify is the first.
+        host.identify.close = lambda: asyncio.sleep(60)
+        closing = asyncio.create_task(host.close())
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        again = Host(KeyPair(b"\2" * 32), kinds=(kind,), port=host.port)
+        await again.start()
+        await again.close()
+
+    asyncio.run(main())
+
+
 def test_a_peer_that_acknowledges_nothing_holds_up_a_close_for_a_second_at_most():
     async def story(a, b):
         asked = asyncio.Event()

@@ -97,9 +97,7 @@ class Host:
             if Kind.TCP in self.kinds:
                 await self._listen_tcp(self._started, identity, loop)
         except BaseException:
-            self._close_sockets()
-            if self._tcp is not None:
-                await self._tcp.close()
+            self._drop_sockets()
             raise
         if self._udp is not None:
             assert isinstance(self._started, QuicTransport)
@@ -200,9 +198,11 @@ class Host:
         """What was refused to peers since the start, by kind."""
         return self._transport.quota.refused
 
-    def _close_sockets(self) -> None:
+    def _drop_sockets(self) -> None:
         if self._udp is not None:
             self._udp.close()
+        if self._tcp is not None:
+            self._tcp.abort()
 
     async def close(self) -> None:
         """Let what was answered arrive, say goodbye to every peer, end every stream with SHUTDOWN, release the ports.
@@ -216,18 +216,19 @@ class Host:
             await self._end()
 
     async def _end(self) -> None:
-        if self._started is not None:
-            await self.identify.close()
-            await self._started.close()
-        if self._tcp is not None:
-            await self._tcp.close()
-        self._close_sockets()
+        try:
+            if self._started is not None:
+                await self.identify.close()
+                await self._started.close()
+            if self._tcp is not None:
+                await self._tcp.close()
+        finally:
+            # Whoever is closing may be cancelled; the ports are released all the same.
+            self._drop_sockets()
 
     async def abort(self) -> None:
         """Release the ports without a word, as a crash would."""
-        self._close_sockets()
-        if self._tcp is not None:
-            self._tcp.abort()
+        self._drop_sockets()
         await self._end()
 
     # ---- the port

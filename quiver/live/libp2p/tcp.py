@@ -170,7 +170,11 @@ class TcpEndpoint(Carrier):
             await self._server.wait_closed()
 
     def abort(self) -> None:
-        """Drop every socket without a word."""
+        """Drop every socket without a word, and the port."""
+        for task in list(self._connecting):
+            task.cancel()
+        if self._server is not None:
+            self._server.close()
         for wire in list(self._wires.values()):
             wire.abort()
 
