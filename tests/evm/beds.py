@@ -29,10 +29,10 @@ def key_of(name: str) -> KeyPair:
 
 
 def fund(node, *accounts: Address, wei: int = COIN) -> None:
-    """From the node's own first account."""
+    """From the node's own first account; there when it returns."""
     rich = node.rpc("eth_accounts")[0]
     for account in accounts:
-        node.rpc("eth_sendTransaction", {"from": rich, "to": hex_address(account), "value": hex(wei)})
+        node.send(rich, hex_address(account), b"", wei)
 
 
 def deploy_at(node, params: Params, *, token: Address = NOBODY, unit: int = 10**9) -> Address:
