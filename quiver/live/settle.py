@@ -173,6 +173,8 @@ async def dispute(desk: Desk, *, act: bool) -> list[dict[str, Any]]:
         elif step is Step.FINALIZE:
             transaction = Finalize(sender=account, fault=Fault.OMISSION, epoch=promise.epoch, subject=subject)
         lines.append(await _tell(desk, "promise", promise.channel, promise.epoch, step, transaction, act))
+    # The ledger has not shown yet who signed these.
+    lines += [_line("promise", one.channel, one.epoch, "wait_for_bond", None) for one in docket.unchecked]
     for leaf in docket.challenged:
         kept = leaves.find(leaf.channel, leaf.epoch)
         step = judge_leaf(
@@ -191,7 +193,12 @@ async def _tell(
     if act and transaction is not None:
         await desk.ledger.submit(transaction)
     done = type(transaction).__name__ if act and transaction is not None else None
-    return {"what": what, "channel": channel.hex(), "epoch": epoch, "step": step.name.lower(), "sent": done}
+    return _line(what, channel, epoch, step.name.lower(), done)
+
+
+def _line(what: str, channel: ChannelId, epoch: int, step: str, sent: str | None) -> dict[str, Any]:
+    """Of `settle dispute`."""
+    return {"what": what, "channel": channel.hex(), "epoch": epoch, "step": step, "sent": sent}
 
 
 def prove(desk: Desk, request_id: bytes, *, max_tokens: int | None) -> dict[str, Any]:

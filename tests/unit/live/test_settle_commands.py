@@ -22,9 +22,11 @@ from quiver.live.config import ProviderConfig, load_any
 from quiver.live.doctor_settlement import find_concerns
 from quiver.live.earnings import read_earnings
 from quiver.live.finding import Status
+from quiver.provider.watch import Docket
 from quiver.settlement.books import Books
 from quiver.settlement.earnings import NUMBERS, By
 from quiver.settlement.terms import Terms
+from quiver.values.ledger import Promise
 from sim.store import MemoryStore
 from tests.unit.live.money import ANSWER, BODY, DAY_MS, MAX_TOKENS, MODEL, money, request_id
 
@@ -133,8 +135,16 @@ def test_a_gateway_changes_its_session_key_once_at_a_time(story, capsys):
     assert code == 0 and "no channel" in out
 
 
-def test_nothing_is_contested(story, capsys):
-    assert run_json(capsys, "settle", "dispute", "--config", story.config("provider"), "--act") == []
+def test_nothing_is_contested_and_what_waits_for_the_bond_is_shown(story, capsys):
+    arguments = ("settle", "dispute", "--config", story.config("provider"), "--act")
+    assert run_json(capsys, *arguments) == []
+    store, docket = story.stores["provider"], Docket()
+    promise = Promise(epoch=3, channel=story.channel, seq=1, cum=100, head=bytes(32), signature=bytes(65))
+    asyncio.run(store.commit(docket.on_unchecked(promise)))
+    told = {"what": "promise", "channel": story.channel.hex(), "epoch": 3, "step": "wait_for_bond", "sent": None}
+    assert run_json(capsys, *arguments) == [told]
+    asyncio.run(store.commit(docket.forget_unchecked(promise)))
+    assert run_json(capsys, *arguments) == []
 
 
 @pytest.mark.parametrize(
