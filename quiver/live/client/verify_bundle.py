@@ -72,7 +72,7 @@ def check_inclusion(bundle: Any, digest: bytes, root: bytes, count: int | None =
     check(0 <= at < width, "proof_index: no such leaf")
     while width > 1:
         if at ^ 1 < width:
-            node = sha256(b"\x01" + (next(path) + node if at & 1 else node + next(path))).digest()
+            node = sha256(b"\x01" + (next(path, b"") + node if at & 1 else node + next(path, b""))).digest()
         at, width = at >> 1, (width + 1) >> 1
     check(node == root and not [*path], "proof_root: the leaf is not under this root")
 
