@@ -34,7 +34,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     result: str
     "passed, failed or skipped."
-    why: str
+    said: str
+    "Why it failed or was skipped, or what it recorded."
     seconds: float
     "By the clock."
 
@@ -52,9 +53,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 def run(name: str) -> Group:
     """The group's tests in a pytest of its own, whose lines go to the terminal."""
     OUT.mkdir(parents=True, exist_ok=True)
-    results, load = OUT / f"{name}.xml", os.getloadavg()[0]
+    # Of the beginning: the tree may change while it runs.
+    results, load, tested = OUT / f"{name}.xml", os.getloadavg()[0], commit()
     results.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "long", f"--junitxml={results}", *GROUPS[name]]
+    # The older family of the format has the properties that tests record.
+    form = (f"--junitxml={results}", "-o", "junit_family=xunit1")
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "long", *form, *GROUPS[name]]
     subprocess.run(command, check=False)
     if not results.exists():
         sys.exit(f"{name}: pytest ended without results; its last lines say why")
@@ -62,7 +66,7 @@ def run(name: str) -> Group:
     if not outcomes:
         sys.exit(f"{name}: no test is marked long in {' '.join(GROUPS[name])}")
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    group = Group(commit=commit(), machine=machine, load_before=load, outcomes=outcomes)
+    group = Group(commit=tested, machine=machine, load_before=load, outcomes=outcomes)
     (OUT / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(group)))
     return group
 
@@ -72,11 +76,12 @@ def read(results: ET.Element) -> list[Outcome]:
     outcomes = []
     for case in results.iter("testcase"):
         told = {child.tag: child.get("message") or "" for child in case}
+        recorded = "; ".join(one.get("value", "") for one in case.iter("property"))
         result = next((tag for tag in ("failure", "error", "skipped") if tag in told), None)
         outcomes.append(Outcome(
             name=f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}",
             result={None: "passed", "skipped": "skipped"}.get(result, "failed"),
-            why="" if result is None else told[result].partition("\n")[0], seconds=float(case.get("time", "0")),
+            said=recorded if result is None else told[result].partition("\n")[0], seconds=float(case.get("time", "0")),
         ))  # fmt: skip
     return outcomes
 
@@ -89,8 +94,8 @@ def make_report(groups: dict[str, Group]) -> str:
         lines += [f"Commit {group.commit}. {group.machine}; load average before: {group.load_before:.1f}.", ""]
         lines += ["| test | seconds | result |", "|---|---|---|"]
         for one in group.outcomes:
-            why = f": {one.why}".replace("|", r"\|") if one.why else ""
-            lines.append(f"| `{one.name}` | {one.seconds:.0f} | {one.result}{why} |")
+            said = f": {one.said}".replace("|", r"\|") if one.said else ""
+            lines.append(f"| `{one.name}` | {one.seconds:.0f} | {one.result}{said} |")
     if absent := [name for name in GROUPS if name not in groups]:
         lines += ["", f"Not run: {', '.join(absent)}."]
     return "\n".join(lines) + "\n"

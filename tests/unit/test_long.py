@@ -7,7 +7,9 @@ import xml.etree.ElementTree as ET
 from tests.long import GROUPS, ROOT, Group, Outcome, make_report, read
 
 RESULTS = """<testsuites><testsuite name="pytest">
-  <testcase classname="tests.scenarios.test_dht_long" name="test_a[1]" time="61.5"/>
+  <testcase classname="tests.scenarios.test_dht_long" name="test_a[1]" time="61.5">
+    <properties><property name="compared" value="3 agree"/></properties>
+  </testcase>
   <testcase classname="tests.live.test_b" name="test_b" time="0.2"><skipped message="no netem | here&#10;more">x</skipped></testcase>
   <testcase classname="tests.live.test_b" name="test_c" time="3"><failure message="assert 1 == 2">x</failure></testcase>
 </testsuite></testsuites>"""
@@ -24,9 +26,9 @@ def test_every_file_with_a_long_test_belongs_to_a_group():
 
 def test_results_are_read_from_what_pytest_wrote():
     assert read(ET.fromstring(RESULTS)) == [
-        Outcome(name="tests/scenarios/test_dht_long.py::test_a[1]", result="passed", why="", seconds=61.5),
-        Outcome(name="tests/live/test_b.py::test_b", result="skipped", why="no netem | here", seconds=0.2),
-        Outcome(name="tests/live/test_b.py::test_c", result="failed", why="assert 1 == 2", seconds=3.0),
+        Outcome(name="tests/scenarios/test_dht_long.py::test_a[1]", result="passed", said="3 agree", seconds=61.5),
+        Outcome(name="tests/live/test_b.py::test_b", result="skipped", said="no netem | here", seconds=0.2),
+        Outcome(name="tests/live/test_b.py::test_c", result="failed", said="assert 1 == 2", seconds=3.0),
     ]
 
 
