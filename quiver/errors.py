@@ -137,6 +137,8 @@ class RejectionReason(StrEnum):
     RATE_LIMITED = "rate_limited"
     TOO_LARGE = "too_large"
     INSUFFICIENT_CREDIT = "insufficient_credit"
+    NOT_ON_LEDGER = "not_on_ledger"
+    "As far as we see the ledger, which may be behind the client's view."
 
 
 class RequestRejected(QuiverError):

@@ -78,7 +78,8 @@ class Prepayments:
                     return given
                 raise _refuse(
                     f"this acknowledgement brings {due} credits: {state.paid} of {state.locked} locked ones are paid "
-                    f"already, and {self.credits_min} are the least that is taken"
+                    f"already, and {self.credits_min} are the least that is taken",
+                    RejectionReason.NOT_ON_LEDGER,
                 )
             await self._bind(account, state)
             await self._claim(ack)
@@ -91,7 +92,8 @@ class Prepayments:
         state = ledger.channel(ack.channel)
         if state is None or state.provider != runtime.signer.account:
             raise _refuse(
-                f"there is no channel {ack.channel.hex()} to this gateway's account 0x{runtime.signer.account.hex()}"
+                f"there is no channel {ack.channel.hex()} to this gateway's account 0x{runtime.signer.account.hex()}",
+                RejectionReason.NOT_ON_LEDGER,
             )
         bound = self._rows.get(ack.channel)
         if bound is not None and bound.account != account:
@@ -131,5 +133,5 @@ class Prepayments:
         return given
 
 
-def _refuse(message: str) -> RequestRejected:
-    return RequestRejected(RejectionReason.BAD_REQUEST, message)
+def _refuse(message: str, reason: RejectionReason = RejectionReason.BAD_REQUEST) -> RequestRejected:
+    return RequestRejected(reason, message)

@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -35,6 +36,10 @@ API_KEY_VARIABLE = "QUIVER_API_KEY"
 ASK_S = 600.0
 # Until the gateway sees what this account locked: it asks its node in its own time.
 SEEN_S, SEEN_POLL_S = 60.0, 0.5
+
+
+class _NotSeen(UsageError):
+    """The gateway's view of the ledger does not show yet what it is paid from."""
 
 
 class PaidAt(msgspec.Struct, frozen=True):
@@ -84,7 +89,7 @@ async def _hand_in(url: str, acknowledgement: Acknowledgement, patience_s: float
     while True:
         try:
             return await _call("POST", url, plain(acknowledgement))
-        except UsageError:
+        except _NotSeen:
             if time.monotonic() >= ends_s:
                 raise
         await asyncio.sleep(SEEN_POLL_S)
@@ -150,6 +155,12 @@ async def _call(method: str, url: str, body: dict[str, Any] | None = None) -> by
     except (aiohttp.ClientError, TimeoutError) as error:
         raise Unavailable(f"{url} does not answer: {error}; look at the balance there before you pay again") from error
     if response.status >= 400:
-        kind = UsageError if response.status < 500 else Unavailable
+        kind = (
+            Unavailable
+            if response.status >= 500
+            else _NotSeen
+            if response.status == HTTPStatus.CONFLICT
+            else UsageError
+        )
         raise kind(f"the gateway refuses ({response.status}): {data[:1000].decode(errors='replace')}")
     return data

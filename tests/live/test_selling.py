@@ -146,13 +146,11 @@ def test_a_client_with_a_chain_account_pays_in_by_channel(devnet, operator):
     assert (
         "at least 1000 credits" in few.stderr and "served without an account" in free.stderr and "401" in nobody.stderr
     )
-    for body in (
-        "{",
-        "{}",
-        json.dumps({"channel": "00" * 32, "seq": 1, "cum": 5, "head": "00" * 32, "signature": "00" * 65}),
-    ):
+    nowhere = {"channel": "00" * 32, "seq": 1, "cum": 5, "head": "00" * 32, "signature": "00" * 65}
+    # The last may be there tomorrow: a client that sees more of a chain than its gateway asks again.
+    for body, status in (("{", 400), ("{}", 400), (json.dumps(nowhere), 409)):
         refused = httpx.post(f"{devnet.gateway_url}/credit", content=body, headers={"Authorization": "Bearer secret"})
-        assert refused.status_code == 400 and refused.json()["error"]["message"]
+        assert refused.status_code == status and refused.json()["error"]["message"]
 
 
 def test_kill_in_the_middle_of_an_answer_charges_nothing_and_frees_what_was_held(devnet, operator):

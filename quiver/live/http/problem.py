@@ -28,6 +28,7 @@ _REJECTION_STATUS = {
     # Not 429, which OpenAI's API says here: its clients, and others, would ask again at once, and again in vain.
     RejectionReason.INSUFFICIENT_CREDIT: 402,
     RejectionReason.UNKNOWN_MODEL: 404,
+    RejectionReason.NOT_ON_LEDGER: 409,
     RejectionReason.TOO_LARGE: 413,
     RejectionReason.RATE_LIMITED: 429,
 }
