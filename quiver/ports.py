@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -115,6 +115,20 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Stop serving; every open stream is reset with SHUTDOWN."""
+
+
+OnEnd = Callable[[Any, Any, Exception | None], None]
+"""Gets what the question was about, then the answer and None, or None and why there is no answer."""
+
+
+@runtime_checkable
+class CallingTransport(Protocol):
+    """What a transport may offer beside `Transport`: a question that ends in a plain call, without a task that waits for it."""
+
+    def ask(
+        self, peer: PeerId, protocol: ProtocolSpec, message: Any, *, timeout_s: float, on_end: OnEnd, about: Any = None
+    ) -> None:
+        """As `rpc`, of what peers answer with a plain function. `PeerUnreachable` at once; everything else goes to `on_end`."""
 
 
 class InferenceBackend(Protocol):

@@ -5,16 +5,13 @@ A future would wake a task, which is a handle, a context switch and a coroutine 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from quiver.ids import PeerId
+from quiver.ports import OnEnd
 
 if TYPE_CHECKING:
     from sim.transport import SimTransport
-
-OnEnd = Callable[[Any, Any, Exception | None], None]
-"Gets what the question was about, then the answer and None, or None and why there is no answer."
 
 
 class Asked:

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from quiver.errors import DeadlineExceeded, PeerError, PeerUnreachable, StreamReset, UsageError, WireCode
 from quiver.ids import PeerId
 from quiver.params import Params
-from quiver.ports import Answer, Handler, ProtocolSpec
+from quiver.ports import Answer, Handler, OnEnd, ProtocolSpec
 from quiver.runtime import Deadline
 from quiver.values.peer import PeerInfo
-from sim.asked import Asked, OnEnd
+from sim.asked import Asked
 from sim.loop import Environment
 from sim.serving import answering, handle
 from sim.stream import SimStream

@@ -1,6 +1,6 @@
 """Carries out a `Lookup`: asks whom it names, and tells it what came back.
 
-Each question ends in one plain call. Where the transport can make that call itself (`ask`, as the simulated one), a question
+Each question ends in one plain call. Where the transport can make that call itself (`CallingTransport`, as the simulated one), a question
 costs no task; elsewhere a task asks and then calls.
 Rules of this file: no decision about whom to ask or when to stop; that is `Lookup`.
 """
@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from quiver.dht.disjoint import DisjointLookup
 from quiver.dht.lookup import Lookup
 from quiver.dht.routing_table import RoutingTable
 from quiver.errors import PeerError, Unavailable
 from quiver.ids import PeerId
-from quiver.ports import ProtocolSpec
+from quiver.ports import CallingTransport, OnEnd, ProtocolSpec
 from quiver.runtime import Runtime
 from quiver.values.kad import KadMessage
 from quiver.values.peer import PeerInfo
 from quiver.wire.protocols import KAD
-
-OnEnd = Callable[[PeerInfo, KadMessage | None, Exception | None], None]
-"Gets whom the question was for, then the answer and None, or None and why there is no answer."
 
 
 class Search:
@@ -48,8 +46,8 @@ class Search:
         self._question = question
         self._on_doubt = on_doubt
         self._on_answer = on_answer
-        # What a transport may offer and the port does not promise.
-        self._ask: Callable[..., None] | None = getattr(runtime.transport, "ask", None)
+        transport = runtime.transport
+        self._ask = transport.ask if isinstance(transport, CallingTransport) else None
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     async def run(self) -> None:
@@ -87,11 +85,11 @@ class Search:
         self,
         peer: PeerId,
         protocol: ProtocolSpec,
-        question: KadMessage,
+        question: Any,
         *,
         timeout_s: float,
         on_end: OnEnd,
-        about: PeerInfo,
+        about: Any = None,
     ) -> None:
         async def ask() -> None:
             try:
