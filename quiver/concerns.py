@@ -58,7 +58,7 @@ def decode_concerns(row: bytes | None) -> Held:
 
 
 class Concerns:
-    """By subject. Each is a `SettlementWarned` event when it begins or changes. Call `run` as a task to have them kept."""
+    """By subject. Each is a `SettlementWarned` event when it begins or changes. `run`, a task of their owner, keeps them."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.by_subject = {one.subject: one for one in read_concerns(runtime.store).concerns}

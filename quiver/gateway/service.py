@@ -81,6 +81,7 @@ class GatewayService:
     async def run(self) -> None:
         """Keep providers found and connected until cancelled."""
         async with Nursery() as nursery:
+            nursery.start(self.purse.concerns.run())
             if self.suspicion is not None:
                 nursery.start(self.suspicion.run())
             await self.pool.run()

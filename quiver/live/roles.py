@@ -133,7 +133,7 @@ async def run_provider(config: ProviderConfig, path: Path, stop: asyncio.Event) 
                 await node.dht.run()
 
             await _until(
-                stop, _after_join(node, announce), service.run(), settler.run(), settler.watcher.concerns.run(),
+                stop, _after_join(node, announce), service.run(), settler.run(),
                 remind(lambda: settler.health, node.runtime.clock),
                 follow_gas_price(config, node.network, settler, node.runtime.clock),
             )  # fmt: skip
@@ -197,9 +197,8 @@ async def run_gateway(config: GatewayConfig, path: Path, stop: asyncio.Event) ->
         async with admin_door(service.till, config.selling.admin_port if config.selling is not None else 0):
             concerns = service.purse.concerns
             await _until(
-                stop, _after_join(node, discover), concerns.run(), remind(lambda: concerns.health, runtime.clock),
-                before_cancel=goodbye,
-            )  # fmt: skip
+                stop, _after_join(node, discover), remind(lambda: concerns.health, runtime.clock), before_cancel=goodbye
+            )
 
 
 def count_ready(service: GatewayService) -> int:

@@ -86,6 +86,7 @@ class Settler:
         interval_s = self.runtime.params.receipts_interval_s
         await self.runtime.clock.sleep(self.runtime.rng.random() * interval_s)
         async with Nursery() as nursery:
+            nursery.start(self.watcher.concerns.run())
             nursery.start(self._always(self.collect, interval_s))
             await self.runtime.clock.sleep(interval_s / 2)
             nursery.start(self._always(self.claim, interval_s))
