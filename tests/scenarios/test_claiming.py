@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from quiver import trace
+from quiver.concerns import read_concerns
 from quiver.errors import SettlementError
 from quiver.ids import Address
 from quiver.provider.restore import DONE, take
@@ -215,9 +216,12 @@ def test_a_claim_that_was_lost_is_no_concern_once_its_channel_is_closed():
         await stage.clock.sleep(stage.params.exit_delay_s)
         assert "6000 credits" in node.settler.health
         await stage.clock.sleep(1.0)
+        # In the store too, for whoever looks while the node is down.
+        assert ["6000 credits" in one.detail for one in read_concerns(node.runtime.store).concerns] == [True]
         await ledger.submit(FinishExit(sender=payer, channel=channel))
         await stage.clock.sleep(2.0)
         assert paid(stage) == 0 and node.settler.health is None
+        assert read_concerns(node.runtime.store).concerns == []
 
     Stage(params=replace(Stage().params, exit_delay_s=40.0)).play(story)
 
